@@ -1,0 +1,8 @@
+//! Frames to bytes and back, a folder for each format: [`amf0`] (the values in FLV metadata and RTMP commands) and
+//! [`flv`].
+//!
+//! Pure: no await, no clock, no socket. Protocols (RTMP, HTTP-FLV) are built on these and are not here.
+#![forbid(unsafe_code)]
+
+pub mod amf0;
+pub mod flv;
