@@ -1,0 +1,135 @@
+//! One HTTP/1.1 request head, read off a bare connection (RFC 9112). For media that goes out on the bare socket; all
+//! other requests are hyper's.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::Conn;
+
+/// Most bytes of a head, and most headers in it (security.md S8).
+pub const HEAD_BYTES: usize = 32 << 10;
+const HEADERS: usize = 64;
+
+/// A head, as far as a plain GET needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The method, as sent.
+    pub method: String,
+    /// Path and query, as sent.
+    pub target: String,
+    /// Whether it is HTTP/1.1 rather than 1.0.
+    pub keeps_alive: bool,
+    /// Names in lower case, values as text; headers whose value is no text are left out.
+    headers: Vec<(String, String)>,
+    /// Length of the head in bytes, with the empty line.
+    pub bytes: usize,
+}
+
+/// Why no head could be read.
+#[derive(Debug, Error)]
+pub enum HeadError {
+    /// The connection broke.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The peer ended before the empty line.
+    #[error("the peer closed within its request")]
+    Cut,
+    /// Beyond [`HEAD_BYTES`], or more than 64 headers.
+    #[error("the request head is larger than {HEAD_BYTES} bytes or has more than {HEADERS} headers")]
+    Large,
+    /// Not HTTP/1.
+    #[error("not an HTTP/1 request: {0}")]
+    Syntax(httparse::Error),
+}
+
+impl Head {
+    /// Parses a head that is whole; None while it is not.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+        let mut request = httparse::Request::new(&mut headers);
+        let bytes = match request.parse(bytes) {
+            Ok(httparse::Status::Complete(n)) => n,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadError::Large),
+            Err(error) => return Err(HeadError::Syntax(error)),
+        };
+        let text = |h: &httparse::Header<'_>| {
+            Some((h.name.to_ascii_lowercase(), std::str::from_utf8(h.value).ok()?.trim().to_string()))
+        };
+        Ok(Some(Head {
+            method: request.method.unwrap_or_default().to_string(),
+            target: request.path.unwrap_or_default().to_string(),
+            keeps_alive: request.version == Some(1),
+            headers: request.headers.iter().filter_map(text).collect(),
+            bytes,
+        }))
+    }
+
+    /// Looks at a connection until its head is whole, consuming nothing.
+    pub async fn peek(conn: &mut Conn) -> Result<Head, HeadError> {
+        let mut first = true;
+        loop {
+            // Parsing again at each byte of a head that drips in would cost the square of its length. The first look
+            // finds garbage early.
+            let look = std::mem::take(&mut first) || conn.seen().windows(4).any(|end| end == b"\r\n\r\n");
+            if look && let Some(head) = Head::parse(conn.seen())? {
+                return Ok(head);
+            }
+            if conn.seen().len() >= HEAD_BYTES {
+                return Err(HeadError::Large);
+            }
+            if conn.fill(HEAD_BYTES).await? == 0 {
+                return Err(HeadError::Cut);
+            }
+        }
+    }
+
+    /// The first header of this name (in lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether a header that is a comma-separated list has this word, whatever its case.
+    pub fn lists(&self, name: &str, word: &str) -> bool {
+        let values = self.headers.iter().filter(|(known, _)| known == name);
+        values.flat_map(|(_, value)| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
+    }
+
+    /// Whether a body follows, or something that could be taken for one (RFC 9112 6).
+    pub fn has_body(&self) -> bool {
+        self.header("transfer-encoding").is_some() || self.header("content-length").is_some_and(|n| n != "0")
+    }
+}
+
+/// A problem document (RFC 9457): a stable `type`, and a sentence that says what to do.
+pub fn problem(status: u16, kind: &str, detail: &str) -> String {
+    serde_json::json!({ "type": format!("urn:culvert:{kind}"), "status": status, "detail": detail }).to_string()
+}
+
+/// The media type of [`problem`].
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_read_however_it_is_split() {
+        let text = b"GET /play/a.flv?x=1 HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\n\r\nrest";
+        let whole = text.len() - 4;
+        for n in 0..whole {
+            assert!(Head::parse(&text[..n]).unwrap().is_none(), "{n}");
+        }
+        let head = Head::parse(text).unwrap().unwrap();
+        assert_eq!((head.method.as_str(), head.target.as_str(), head.bytes), ("GET", "/play/a.flv?x=1", whole));
+        assert!(head.lists("connection", "upgrade") && !head.lists("connection", "close") && !head.has_body());
+    }
+
+    #[test]
+    fn nonsense_and_floods_are_errors() {
+        assert!(matches!(Head::parse(b"\x01\x02\r\n\r\n"), Err(HeadError::Syntax(_))));
+        let flood = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(65));
+        assert!(matches!(Head::parse(flood.as_bytes()), Err(HeadError::Large)));
+    }
+}
