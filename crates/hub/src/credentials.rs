@@ -1,0 +1,83 @@
+//! How peers show who they are, in the forms that all protocols share.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
+
+/// What a peer showed to prove who it is. `Debug` never shows the secret.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user of HTTP Basic, RTMP or RTSP, where one was given.
+    pub user: Option<String>,
+    /// A bearer token, a password, or the value of `?token=`.
+    pub secret: Option<String>,
+}
+
+impl Credentials {
+    /// From the value of an `Authorization` header (Bearer, RFC 6750 2.1; Basic, RFC 7617 2), or else from the query.
+    pub fn from_http(authorization: Option<&str>, query: &str) -> Credentials {
+        let Some(value) = authorization else { return Credentials::from_query(query) };
+        let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
+        let rest = rest.trim();
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Credentials { user: None, secret: Some(rest.to_string()) };
+        }
+        let basic = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(rest).ok()).flatten();
+        match basic.and_then(|bytes| String::from_utf8(bytes).ok()) {
+            Some(pair) => {
+                let (user, secret) = pair.split_once(':').unwrap_or((&pair, ""));
+                Credentials { user: Some(user.to_string()), secret: Some(secret.to_string()) }
+            }
+            // An unknown scheme is a wrong credential, not none: a peer that shows something must not be taken for
+            // one that shows nothing.
+            None => Credentials { user: None, secret: Some(rest.to_string()) },
+        }
+    }
+
+    /// From `token=` in a query string, percent-decoded; for players that cannot set headers.
+    pub fn from_query(query: &str) -> Credentials {
+        Credentials { user: None, secret: parameter(query, "token") }
+    }
+}
+
+/// The first value of a parameter in a query string (without `?`), percent-decoded.
+pub fn parameter(query: &str, name: &str) -> Option<String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.into_iter().find(|(key, _)| *key == name)?;
+    Some(percent_decode_str(value).decode_utf8_lossy().into_owned())
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secret = if self.secret.is_some() { "***" } else { "none" };
+        f.debug_struct("Credentials").field("user", &self.user).field("secret", &secret).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(authorization: Option<&str>, query: &str) -> (Option<String>, Option<String>) {
+        let c = Credentials::from_http(authorization, query);
+        (c.user, c.secret)
+    }
+
+    #[test]
+    fn each_form_is_read_and_a_header_goes_before_the_query() {
+        let some = |s: &str| Some(s.to_string());
+        assert_eq!(shown(Some("Bearer abc"), "token=x"), (None, some("abc")));
+        assert_eq!(shown(Some("basic dTpwOnE="), ""), (some("u"), some("p:q")));
+        assert_eq!(shown(None, "a=b&token=x%2By&token=z"), (None, some("x+y")));
+        assert_eq!(shown(None, "a=b"), (None, None));
+        assert_eq!(shown(Some("Digest x"), ""), (None, some("x")));
+    }
+
+    #[test]
+    fn debug_hides_the_secret() {
+        let shown = format!("{:?}", Credentials::from_query("token=hunter2"));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

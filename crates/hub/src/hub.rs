@@ -1,0 +1,308 @@
+//! Streams by name.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use culvert_media::{Mux, StreamName};
+use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::time::{Instant, timeout_at};
+
+use crate::figures::HubFigures;
+use crate::gate::{Action, Demand, Grant, Identity, Refusal, Starting};
+use crate::packaging::Feed;
+use crate::publisher::Publisher;
+use crate::reader::{Player, Subscriber};
+use crate::ring::RingLimits;
+use crate::session::{Registry, Session, SessionFigures, Source};
+use crate::stream::{Stream, StreamInfo, WISHES, Wish};
+
+/// How long a viewer waits for a publisher that has begun but not yet said what its tracks are.
+const TRACKS_WAIT: Duration = Duration::from_secs(10);
+/// News that a slow listener may fall behind by before it must list again.
+const EVENTS: usize = 256;
+
+/// The bounds of a hub.
+#[derive(Clone, Copy, Debug)]
+pub struct HubLimits {
+    /// The cache of each stream.
+    pub cache: RingLimits,
+    /// Most publishers and viewers together.
+    pub sessions: usize,
+    /// Most streams.
+    pub streams: usize,
+    /// Loops that one packaging may spread its viewers over: the cores of this process.
+    pub workers: usize,
+}
+
+impl Default for HubLimits {
+    fn default() -> HubLimits {
+        HubLimits {
+            cache: RingLimits::default(),
+            sessions: 20_000,
+            streams: 4096,
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// News of streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A stream can be played, or its tracks changed.
+    Live(StreamName),
+    /// A stream has ended.
+    Ended(StreamName),
+}
+
+/// All streams of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    limits: HubLimits,
+    streams: Mutex<HashMap<StreamName, Arc<Stream>>>,
+    sessions: Arc<Registry>,
+    figures: HubFigures,
+    events: broadcast::Sender<Event>,
+    /// Some stream appeared, became live, or ended.
+    changed: Notify,
+    draining: AtomicBool,
+}
+
+/// A viewer that was let in, about to choose how it reads.
+pub struct Admission {
+    stream: Arc<Stream>,
+    session: Session,
+    workers: usize,
+}
+
+impl Hub {
+    /// An empty hub.
+    pub fn new(limits: HubLimits) -> Hub {
+        Hub(Arc::new(Inner {
+            limits,
+            streams: Mutex::default(),
+            sessions: Arc::default(),
+            figures: HubFigures::default(),
+            events: broadcast::Sender::new(EVENTS),
+            changed: Notify::new(),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    fn streams(&self) -> MutexGuard<'_, HashMap<StreamName, Arc<Stream>>> {
+        self.0.streams.lock().expect("no code panics while it holds the map of streams")
+    }
+
+    /// Reserves the name. A stream that is being published is refused, unless both publishers are the same proven
+    /// identity: then the new one takes over and viewers stay (security.md S24).
+    pub fn publish(&self, name: &StreamName, source: Source, identity: Identity) -> Result<Publisher, Refusal> {
+        if self.0.draining.load(Ordering::Relaxed) {
+            return Err(Refusal::Draining);
+        }
+        let full = || Refusal::Full("this node serves as many sessions as it may (limits.viewers)".into());
+        let open = |identity: &Identity| {
+            let limit = self.0.limits.sessions;
+            let session = Registry::open;
+            session(&self.0.sessions, Action::Publish, name, source.clone(), identity.clone(), None, limit)
+        };
+        let (sender, wishes) = mpsc::channel(WISHES);
+        let mut streams = self.streams();
+        if let Some(stream) = streams.get(name).cloned() {
+            let holder = stream.lock().publisher.clone();
+            if !(identity.proven && identity == holder.identity) {
+                return Err(Refusal::Taken(name.clone()));
+            }
+            let session = open(&identity).ok_or_else(full)?;
+            let generation = stream.take_over(session.figures().clone(), sender);
+            drop(streams);
+            tracing::info!(stream = %name, protocol = source.protocol, remote = %source.remote, "publisher taken over");
+            return Ok(Publisher::new(self.clone(), stream, generation, session, wishes));
+        }
+        if streams.len() >= self.0.limits.streams {
+            return Err(Refusal::Full("this node has as many streams as it may (limits.streams)".into()));
+        }
+        let session = open(&identity).ok_or_else(full)?;
+        let stream = Arc::new(Stream::new(name.clone(), self.0.limits.cache, session.figures().clone(), sender));
+        streams.insert(name.clone(), stream.clone());
+        drop(streams);
+        self.0.changed.notify_waiters();
+        tracing::info!(stream = %name, protocol = source.protocol, remote = %source.remote, identity = %identity.name, "publishing");
+        Ok(Publisher::new(self.clone(), stream, 1, session, wishes))
+    }
+
+    /// Lets a viewer in, once the stream is live. See [`crate::Gate::play`].
+    pub(crate) async fn play(
+        &self,
+        name: &StreamName,
+        source: Source,
+        grant: Grant,
+        demand: &dyn Demand,
+    ) -> Result<Admission, Refusal> {
+        let mut deadline = Instant::now() + grant.wait;
+        let mut starting: Option<Starting> = None;
+        let mut seen = false;
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.0.draining.load(Ordering::Relaxed) {
+                return Err(Refusal::Draining);
+            }
+            match self.find(name) {
+                Some(stream) if stream.lock().tracks.is_some() => {
+                    return self.admit(stream, source, grant.identity);
+                }
+                // It was reserved and its tracks are about to come; that bound is counted once.
+                Some(_) if !std::mem::replace(&mut seen, true) => deadline = deadline.max(Instant::now() + TRACKS_WAIT),
+                Some(_) => {}
+                None if starting.is_none() => {
+                    starting = demand.start(name);
+                    if let Some(starting) = &starting {
+                        deadline = deadline.max(Instant::now() + starting.timeout);
+                    }
+                }
+                None => {}
+            }
+            let waited = async {
+                match &mut starting {
+                    Some(starting) => tokio::select! {
+                        () = changed => None,
+                        failed = failure(&mut starting.failed) => Some(failed),
+                    },
+                    None => {
+                        changed.await;
+                        None
+                    }
+                }
+            };
+            match timeout_at(deadline, waited).await {
+                Ok(None) => {}
+                Ok(Some(why)) => return Err(Refusal::NotStarted(why)),
+                Err(_) if starting.is_some() => {
+                    return Err(Refusal::NotStarted(format!("the source of {name} did not answer in time")));
+                }
+                Err(_) if self.find(name).is_some() => {
+                    return Err(Refusal::NotStarted(format!("{name} is being published but has sent no media yet")));
+                }
+                Err(_) => return Err(Refusal::NoStream(name.clone())),
+            }
+        }
+    }
+
+    /// Reads a stream without asking anybody: for what the node itself does (pushes, relays, pictures). None when it
+    /// is not live.
+    pub fn read(&self, name: &StreamName, source: Source, identity: Identity) -> Option<Admission> {
+        let stream = self.find(name).filter(|s| s.lock().tracks.is_some())?;
+        self.admit(stream, source, identity).ok()
+    }
+
+    fn admit(&self, stream: Arc<Stream>, source: Source, identity: Identity) -> Result<Admission, Refusal> {
+        let viewers = Some(stream.viewers.clone());
+        let registry = &self.0.sessions;
+        let limit = self.0.limits.sessions;
+        let session = registry
+            .open(Action::Play, &stream.name, source, identity, viewers, limit)
+            .ok_or_else(|| Refusal::Full("this node serves as many viewers as it may (limits.viewers)".into()))?;
+        Ok(Admission { stream, session, workers: self.0.limits.workers })
+    }
+
+    fn find(&self, name: &StreamName) -> Option<Arc<Stream>> {
+        self.streams().get(name).cloned()
+    }
+
+    pub(crate) fn remove(&self, stream: &Arc<Stream>) {
+        let mut streams = self.streams();
+        // The map may hold a younger stream of that name already.
+        if streams.get(&stream.name).is_some_and(|known| Arc::ptr_eq(known, stream)) {
+            streams.remove(&stream.name);
+        }
+        drop(streams);
+        tracing::info!(stream = %stream.name, "stream ended");
+        self.announce(Event::Ended(stream.name.clone()));
+    }
+
+    pub(crate) fn announce(&self, event: Event) {
+        self.0.changed.notify_waiters();
+        // Nobody listening is no error.
+        drop(self.0.events.send(event));
+    }
+
+    /// News from now on. A listener that is told that it lagged lists the streams again.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
+    /// All streams, by name.
+    pub fn list(&self) -> Vec<StreamInfo> {
+        let mut streams: Vec<_> = self.streams().values().cloned().collect();
+        streams.sort_by(|a, b| a.name.cmp(&b.name));
+        streams.iter().map(|s| s.info()).collect()
+    }
+
+    /// One stream.
+    pub fn info(&self, name: &StreamName) -> Option<StreamInfo> {
+        self.find(name).map(|s| s.info())
+    }
+
+    /// All publishers and viewers, the oldest first.
+    pub fn sessions(&self) -> Vec<Arc<SessionFigures>> {
+        self.0.sessions.list()
+    }
+
+    /// One of them.
+    pub fn session(&self, id: u64) -> Option<Arc<SessionFigures>> {
+        self.0.sessions.session(id)
+    }
+
+    /// What the hub counts.
+    pub fn figures(&self) -> &HubFigures {
+        &self.0.figures
+    }
+
+    /// Lets nobody in any more.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// The sentence of an attempt that failed; waits for ever when the attempt ends without one.
+async fn failure(failed: &mut tokio::sync::watch::Receiver<Option<String>>) -> String {
+    match failed.wait_for(Option::is_some).await.map(|why| why.clone()) {
+        Ok(Some(why)) => why,
+        Ok(None) | Err(_) => std::future::pending().await,
+    }
+}
+
+impl Admission {
+    /// Reads frames.
+    pub fn subscribe(self) -> Subscriber {
+        Subscriber::new(self.stream, self.session)
+    }
+
+    /// Reads the shared bytes of a packaging.
+    pub fn play_as<M: Mux>(self) -> Player {
+        let packaging = self.stream.packaging::<M>(self.workers).expect("viewers are admitted to live streams only");
+        let line = packaging.line.clone();
+        let hold: Arc<dyn Feed> = packaging;
+        Player::new(line, hold, self.session)
+    }
+
+    /// What the stream is made of now.
+    pub fn tracks(&self) -> culvert_media::Tracks {
+        self.stream.lock().tracks.clone().expect("viewers are admitted to live streams only")
+    }
+
+    /// Asks the publisher for something.
+    pub fn wish(&self, wish: Wish) {
+        self.stream.wish(wish);
+    }
+
+    /// What is shown of this viewer.
+    pub fn session(&self) -> &Arc<SessionFigures> {
+        self.session.figures()
+    }
+}

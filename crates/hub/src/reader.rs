@@ -1,0 +1,184 @@
+//! Readers with a place of their own: [`Subscriber`] reads frames, [`Player`] reads the shared bytes of one packaging.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use culvert_media::{Frame, Tracks};
+
+use crate::packaging::{Feed, Line};
+use crate::ring::{Cursor, Read};
+use crate::session::{Session, SessionFigures};
+use crate::stream::{End, Stream, Wish};
+
+/// What a [`Subscriber`] reads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// What the frames that follow are of. Always the first thing read, and again after each change.
+    Tracks(Tracks),
+    /// The next frame.
+    Frame(Frame),
+    /// This reader was too slow, or the publisher changed: so many frames were passed over, and the next one read is
+    /// a key frame.
+    Gap(u64),
+    /// There is no more.
+    End(End),
+}
+
+/// One reader of a stream's frames.
+pub struct Subscriber {
+    stream: Arc<Stream>,
+    session: Session,
+    cursor: Cursor,
+    tracks: Option<Tracks>,
+    /// Read from the ring and not yet given: a gap, a change of tracks and a frame at the most.
+    ready: VecDeque<Next>,
+}
+
+impl Subscriber {
+    pub(crate) fn new(stream: Arc<Stream>, session: Session) -> Subscriber {
+        Subscriber { stream, session, cursor: Cursor::default(), tracks: None, ready: VecDeque::new() }
+    }
+
+    /// The next thing. Cancel safe.
+    pub async fn next(&mut self) -> Next {
+        loop {
+            let stream = self.stream.clone();
+            let changed = stream.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(next) = self.try_next() {
+                return next;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.session.cancelled() => return Next::End(End::Closed),
+            }
+        }
+    }
+
+    /// The next thing, where there is one.
+    pub fn try_next(&mut self) -> Option<Next> {
+        if self.ready.is_empty() {
+            let state = self.stream.lock();
+            let slot = match state.ring.read(&mut self.cursor) {
+                Read::Item(slot) | Read::First(slot) => slot,
+                Read::Gap(skipped, slot) => {
+                    self.session.figures().count_gap(skipped);
+                    self.ready.push_back(Next::Gap(skipped));
+                    slot
+                }
+                Read::Empty => return state.end.clone().map(Next::End),
+            };
+            if self.tracks.as_ref().is_none_or(|known| !known.same(&slot.context)) {
+                self.tracks = Some(slot.context.clone());
+                self.ready.push_back(Next::Tracks(slot.context.clone()));
+            }
+            self.session.figures().count(slot.body.data.len() as u64, 1);
+            self.session.figures().set_age(state.ring.age(&self.cursor));
+            self.ready.push_back(Next::Frame(slot.body.clone()));
+        }
+        self.ready.pop_front()
+    }
+
+    /// What is shown of this reader.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Asks the publisher for something.
+    pub fn wish(&self, wish: Wish) {
+        self.stream.wish(wish);
+    }
+}
+
+/// Most bytes that one reader takes from a line at a time, unless one chunk alone is larger: what a stalled viewer
+/// holds on to beyond the shared cache (issue 2: at most 2 MiB a viewer).
+const BATCH_BYTES: usize = 256 << 10;
+/// Most chunks that one reader takes at a time; far below the kernel's 1,024 slices a call.
+const BATCH_CHUNKS: usize = 128;
+
+/// One viewer of a packaging: it reads bytes that are shared with all other viewers.
+pub struct Player {
+    pub(crate) line: Arc<Line>,
+    pub(crate) cursor: Cursor,
+    pub(crate) session: Session,
+    /// The packaging is made as long as somebody holds on to it.
+    _hold: Arc<dyn Feed>,
+}
+
+/// What [`Player::try_take`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Bytes were appended.
+    Some,
+    /// There is nothing to read now.
+    Empty,
+    /// There is no more.
+    End(End),
+}
+
+impl Player {
+    pub(crate) fn new(line: Arc<Line>, hold: Arc<dyn Feed>, session: Session) -> Player {
+        Player { line, cursor: Cursor::default(), session, _hold: hold }
+    }
+
+    /// Appends the next bytes for this viewer, whole chunks, beginning with the packaging's header. Cancel safe.
+    pub async fn take(&mut self, out: &mut Vec<Bytes>) -> Result<(), End> {
+        loop {
+            let line = self.line.clone();
+            let changed = line.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match self.try_take(|bytes| out.push(bytes)) {
+                Taken::Some => return Ok(()),
+                Taken::End(end) => return Err(end),
+                Taken::Empty => tokio::select! {
+                    () = changed => {}
+                    () = self.session.cancelled() => return Err(End::Closed),
+                },
+            }
+        }
+    }
+
+    /// As [`Player::take`], without waiting.
+    pub(crate) fn try_take(&mut self, mut out: impl FnMut(Bytes)) -> Taken {
+        let line = self.line.clone();
+        let chunks = line.lock();
+        let (mut bytes, mut count) = (0, 0u64);
+        while bytes < BATCH_BYTES && count < BATCH_CHUNKS as u64 {
+            let slot = match chunks.ring.read(&mut self.cursor) {
+                Read::Item(slot) => slot,
+                Read::First(slot) => {
+                    bytes += slot.context.header.len();
+                    out(slot.context.header.clone());
+                    slot
+                }
+                Read::Gap(skipped, slot) => {
+                    self.session.figures().count_gap(skipped);
+                    bytes += slot.context.reentry.len();
+                    out(slot.context.reentry.clone());
+                    slot
+                }
+                Read::Empty => break,
+            };
+            bytes += slot.body.data.len();
+            count += 1;
+            out(slot.body.data.clone());
+        }
+        self.session.figures().set_age(chunks.ring.age(&self.cursor));
+        if count > 0 {
+            self.session.figures().count(bytes as u64, count);
+            return Taken::Some;
+        }
+        match &chunks.end {
+            Some(end) => Taken::End(end.clone()),
+            None => Taken::Empty,
+        }
+    }
+
+    /// What is shown of this viewer.
+    pub fn session(&self) -> &Arc<SessionFigures> {
+        self.session.figures()
+    }
+}

@@ -1,0 +1,198 @@
+//! Who publishes and who watches: one [`Session`] each, listed while it lives.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::SystemTime;
+
+use culvert_media::{StreamName, Time};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{Action, Ask, Identity};
+
+/// Where somebody comes from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The protocol it speaks.
+    pub protocol: &'static str,
+    /// Its address.
+    pub remote: SocketAddr,
+}
+
+impl From<&Ask> for Source {
+    fn from(ask: &Ask) -> Source {
+        Source { protocol: ask.protocol, remote: ask.remote }
+    }
+}
+
+/// One publisher or viewer as the API shows it.
+#[derive(Debug)]
+pub struct SessionFigures {
+    /// Unique in the life of this process.
+    pub id: u64,
+    /// What it does.
+    pub action: Action,
+    /// The protocol it speaks.
+    pub protocol: &'static str,
+    /// The stream it does it with.
+    pub stream: StreamName,
+    /// Its address.
+    pub remote: SocketAddr,
+    /// Who it is.
+    pub identity: Identity,
+    /// When it began.
+    pub since: SystemTime,
+    bytes: AtomicU64,
+    frames: AtomicU64,
+    gaps: AtomicU64,
+    skipped: AtomicU64,
+    age_micros: AtomicU64,
+    cancel: CancellationToken,
+}
+
+impl SessionFigures {
+    /// Counts bytes and frames (or chunks of a packaging) that went through.
+    pub fn count(&self, bytes: u64, frames: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.frames.fetch_add(frames, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_gap(&self, skipped: u64) {
+        self.gaps.fetch_add(1, Ordering::Relaxed);
+        self.skipped.fetch_add(skipped, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_age(&self, age: Time) {
+        self.age_micros.store(age.micros().max(0).unsigned_abs(), Ordering::Relaxed);
+    }
+
+    /// Bytes that went through.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Frames, or chunks of a packaging, that went through.
+    pub fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// How often a viewer skipped to a key frame, and how much it missed by that.
+    pub fn gaps(&self) -> (u64, u64) {
+        (self.gaps.load(Ordering::Relaxed), self.skipped.load(Ordering::Relaxed))
+    }
+
+    /// Age of the oldest frame that a viewer has not been sent.
+    pub fn age(&self) -> Time {
+        Time::from_micros(i64::try_from(self.age_micros.load(Ordering::Relaxed)).unwrap_or(i64::MAX))
+    }
+
+    /// Returns once somebody has ended it from outside.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+
+    /// Whether somebody has ended it from outside.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Ends it: its protocol sees [`Session::cancelled`].
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+}
+
+/// The right to be listed, and to be counted as a viewer: dropping it ends both.
+#[derive(Debug)]
+pub struct Session {
+    figures: Arc<SessionFigures>,
+    registry: Weak<Registry>,
+    viewers: Option<watch::Sender<usize>>,
+}
+
+impl Session {
+    /// What is shown of it.
+    pub fn figures(&self) -> &Arc<SessionFigures> {
+        &self.figures
+    }
+
+    /// Returns once somebody has ended this session from outside (API, takeover).
+    pub async fn cancelled(&self) {
+        self.figures.cancel.cancelled().await;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(viewers) = &self.viewers {
+            viewers.send_modify(|n| *n = n.saturating_sub(1));
+        }
+        if let Some(registry) = self.registry.upgrade() {
+            registry.lock().remove(&self.figures.id);
+        }
+    }
+}
+
+/// All sessions by id.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    next: AtomicU64,
+    live: Mutex<HashMap<u64, Arc<SessionFigures>>>,
+}
+
+impl Registry {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<SessionFigures>>> {
+        self.live.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Begins a session unless there are `limit` already.
+    pub(crate) fn open(
+        self: &Arc<Registry>,
+        action: Action,
+        stream: &StreamName,
+        source: Source,
+        identity: Identity,
+        viewers: Option<watch::Sender<usize>>,
+        limit: usize,
+    ) -> Option<Session> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let figures = Arc::new(SessionFigures {
+            id,
+            action,
+            protocol: source.protocol,
+            stream: stream.clone(),
+            remote: source.remote,
+            identity,
+            since: SystemTime::now(),
+            bytes: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            age_micros: AtomicU64::new(0),
+            cancel: CancellationToken::new(),
+        });
+        {
+            let mut live = self.lock();
+            if live.len() >= limit {
+                return None;
+            }
+            live.insert(id, figures.clone());
+        }
+        if let Some(viewers) = &viewers {
+            viewers.send_modify(|n| *n += 1);
+        }
+        Some(Session { figures, registry: Arc::downgrade(self), viewers })
+    }
+
+    pub(crate) fn list(&self) -> Vec<Arc<SessionFigures>> {
+        let mut list: Vec<_> = self.lock().values().cloned().collect();
+        list.sort_by_key(|s| s.id);
+        list
+    }
+
+    pub(crate) fn session(&self, id: u64) -> Option<Arc<SessionFigures>> {
+        self.lock().get(&id).cloned()
+    }
+}

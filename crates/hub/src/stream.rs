@@ -1,0 +1,316 @@
+//! One stream: its publisher's generation, its tracks, its ring of frames, and the packagings made from it.
+
+use std::any::TypeId;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Instant, SystemTime};
+
+use culvert_media::{Frame, Kind, Mux, StreamName, Track, Tracks};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::figures::Meter;
+use crate::packaging::{Feed, Packaging};
+use crate::ring::{Ring, RingLimits};
+use crate::session::SessionFigures;
+use crate::timeline::Timeline;
+
+/// Why a stream, or a viewer's part in it, ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The publisher said that it is done.
+    Finished,
+    /// The publisher was lost: its connection broke or it fell silent.
+    Lost,
+    /// Closed from outside, by the API or because the node ends.
+    Closed,
+    /// The viewer made no progress for too long.
+    Stalled,
+    /// The viewer's connection broke.
+    Disconnected,
+}
+
+impl End {
+    /// The word in logs and in closing messages.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            End::Finished => "finished",
+            End::Lost => "publisher lost",
+            End::Closed => "closed",
+            End::Stalled => "viewer stalled",
+            End::Disconnected => "disconnected",
+        }
+    }
+}
+
+/// What flows upstream, from viewers to the publisher.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Somebody cannot go on without a key frame.
+    KeyFrame,
+    /// Nobody watches.
+    Pause,
+    /// Somebody watches again.
+    Resume,
+}
+
+/// Wishes that wait for a publisher; more are dropped, for a wish repeated says nothing new.
+pub(crate) const WISHES: usize = 8;
+
+/// A stream as the API shows it.
+#[derive(Clone, Debug)]
+pub struct StreamInfo {
+    /// Its name.
+    pub name: StreamName,
+    /// `starting` until the tracks are known, then `live`.
+    pub state: &'static str,
+    /// Its tracks, once known.
+    pub tracks: Vec<Track>,
+    /// How many watch.
+    pub viewers: usize,
+    /// The publisher's session.
+    pub publisher: Arc<SessionFigures>,
+    /// When the stream began, over all of its publishers.
+    pub since: SystemTime,
+    /// Frames that came in.
+    pub frames: u64,
+    /// Bytes of coded media that came in.
+    pub bytes: u64,
+    /// Frames that were not passed on: of unknown tracks, or before a key frame.
+    pub dropped: u64,
+    /// How often the timeline was bent.
+    pub discontinuities: u64,
+    /// Video frames per second, over the last seconds.
+    pub fps: f64,
+    /// Bits of coded media per second, over the last seconds.
+    pub bits_per_second: u64,
+    /// Between the last two key frames.
+    pub key_interval: Option<std::time::Duration>,
+    /// Bytes in the cache from which viewers begin.
+    pub cached_bytes: usize,
+    /// Packagings being made, by name.
+    pub packagings: Vec<&'static str>,
+}
+
+pub(crate) struct State {
+    /// Counts publishers; a publisher that is not the latest writes nothing and cleans up nothing.
+    pub(crate) generation: u64,
+    pub(crate) publisher: Arc<SessionFigures>,
+    pub(crate) wishes: mpsc::Sender<Wish>,
+    pub(crate) tracks: Option<Tracks>,
+    pub(crate) end: Option<End>,
+    pub(crate) ring: Ring<Frame, Tracks>,
+    packagings: Vec<(TypeId, Weak<dyn Feed>)>,
+    timeline: Timeline,
+    meter: Meter,
+    /// Video is withheld until a key frame: at the start, after a takeover, after new parameters.
+    need_key: bool,
+}
+
+pub(crate) struct Stream {
+    pub(crate) name: StreamName,
+    since: SystemTime,
+    limits: RingLimits,
+    state: Mutex<State>,
+    /// A new frame, or the end.
+    pub(crate) changed: Notify,
+    pub(crate) viewers: watch::Sender<usize>,
+}
+
+impl Stream {
+    pub(crate) fn new(
+        name: StreamName,
+        limits: RingLimits,
+        publisher: Arc<SessionFigures>,
+        wishes: mpsc::Sender<Wish>,
+    ) -> Stream {
+        Stream {
+            name,
+            since: SystemTime::now(),
+            limits,
+            state: Mutex::new(State {
+                generation: 1,
+                publisher,
+                wishes,
+                tracks: None,
+                end: None,
+                ring: Ring::new(limits),
+                packagings: Vec::new(),
+                timeline: Timeline::default(),
+                meter: Meter::new(Instant::now()),
+                need_key: true,
+            }),
+            changed: Notify::new(),
+            viewers: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds a stream's lock")
+    }
+
+    /// Another publisher of the same identity takes over. Viewers stay and notice a bent timeline.
+    pub(crate) fn take_over(&self, publisher: Arc<SessionFigures>, wishes: mpsc::Sender<Wish>) -> u64 {
+        let mut state = self.lock();
+        state.generation += 1;
+        std::mem::replace(&mut state.publisher, publisher).cancel();
+        state.wishes = wishes;
+        state.timeline.restart();
+        state.need_key = true;
+        state.generation
+    }
+
+    /// The publisher begins anew: its stamps need not go on, and video waits for a key frame.
+    pub(crate) fn restart(&self, generation: u64) {
+        let mut state = self.lock();
+        if state.generation == generation {
+            state.timeline.restart();
+            state.need_key = true;
+        }
+    }
+
+    /// Says what the stream is made of. True when that makes it live or changes it.
+    pub(crate) fn set_tracks(&self, generation: u64, tracks: Tracks) -> bool {
+        let mut state = self.lock();
+        if state.generation != generation || state.end.is_some() || state.tracks.as_ref() == Some(&tracks) {
+            return false;
+        }
+        state.need_key = true;
+        for feed in state.feeds() {
+            feed.set_tracks(&tracks);
+        }
+        state.tracks = Some(tracks);
+        true
+    }
+
+    /// Passes a frame on. False when this publisher was replaced or the stream has ended.
+    pub(crate) fn write(&self, generation: u64, mut frame: Frame) -> bool {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.generation != generation || state.end.is_some() {
+            return false;
+        }
+        let Some(tracks) = state.tracks.clone() else {
+            state.meter.dropped += 1;
+            return true;
+        };
+        let Some(track) = tracks.track(frame.track) else {
+            state.meter.dropped += 1;
+            return true;
+        };
+        let video = track.kind() == Kind::Video;
+        let stamp = state.timeline.map(frame.track, frame.dts, frame.pts, now);
+        frame.dts = stamp.dts;
+        frame.pts = stamp.pts;
+        frame.discontinuity |= stamp.discontinuity;
+        if video && frame.key {
+            state.need_key = false;
+        }
+        if video && state.need_key {
+            state.meter.dropped += 1;
+            return true;
+        }
+        state.meter.count(&frame, video, now);
+        // A viewer begins at a key frame of the first video track, or at any frame where there is no video.
+        let entry = match tracks.video() {
+            Some(first) => frame.key && first.id == frame.track,
+            None => true,
+        };
+        for feed in state.feeds() {
+            feed.push(&frame);
+        }
+        let (time, bytes) = (frame.dts, frame.data.len());
+        state.ring.push(frame, tracks, entry, time, bytes);
+        drop(state);
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// Ends the stream for all, unless this publisher was replaced. True when it did.
+    pub(crate) fn end(&self, generation: u64, end: End) -> bool {
+        let mut state = self.lock();
+        if state.generation != generation || state.end.is_some() {
+            return false;
+        }
+        for feed in state.feeds() {
+            feed.end(&end);
+        }
+        state.end = Some(end);
+        drop(state);
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// The shared packaging `M` of this stream: the one that is being made, or a new one that begins with what a new
+    /// viewer needs. None before the tracks are known.
+    pub(crate) fn packaging<M: Mux>(&self, workers: usize) -> Option<Arc<Packaging<M>>> {
+        let mut state = self.lock();
+        let tracks = state.tracks.clone()?;
+        let id = TypeId::of::<M>();
+        let running = state.packagings.iter().find(|(known, _)| *known == id).and_then(|(_, feed)| feed.upgrade());
+        if let Some(packaging) = running.and_then(|feed| feed.as_any().downcast::<Packaging<M>>().ok()) {
+            return Some(packaging);
+        }
+        let mut since = state.ring.since_entry().peekable();
+        let begin = since.peek().map_or(&tracks, |slot| &slot.context);
+        let packaging = Arc::new(Packaging::<M>::new(begin, self.limits, workers));
+        let mut current = begin.clone();
+        for slot in since {
+            if !slot.context.same(&current) {
+                current = slot.context.clone();
+                packaging.set_tracks(&current);
+            }
+            packaging.push(&slot.body);
+        }
+        if !tracks.same(&current) {
+            packaging.set_tracks(&tracks);
+        }
+        if let Some(end) = &state.end {
+            packaging.end(end);
+        }
+        let feed: Arc<dyn Feed> = packaging.clone();
+        state.packagings.retain(|(_, feed)| feed.strong_count() > 0);
+        state.packagings.push((id, Arc::downgrade(&feed)));
+        Some(packaging)
+    }
+
+    pub(crate) fn wish(&self, wish: Wish) {
+        // Full means that the publisher has as many wishes to read already.
+        self.lock().wishes.try_send(wish).ok();
+    }
+
+    pub(crate) fn info(&self) -> StreamInfo {
+        let state = self.lock();
+        let (fps, bits_per_second) = state.meter.rates(Instant::now());
+        StreamInfo {
+            name: self.name.clone(),
+            state: if state.tracks.is_some() { "live" } else { "starting" },
+            tracks: state.tracks.iter().flatten().cloned().collect(),
+            viewers: *self.viewers.borrow(),
+            publisher: state.publisher.clone(),
+            since: self.since,
+            frames: state.meter.frames,
+            bytes: state.meter.bytes,
+            dropped: state.meter.dropped,
+            discontinuities: state.meter.discontinuities,
+            fps,
+            bits_per_second,
+            key_interval: state.meter.key_interval,
+            cached_bytes: state.ring.bytes(),
+            packagings: state.packagings.iter().filter_map(|(_, f)| f.upgrade()).map(|f| f.name()).collect(),
+        }
+    }
+}
+
+impl State {
+    /// Packagings that somebody watches; those that nobody does end here.
+    fn feeds(&mut self) -> Vec<Arc<dyn Feed>> {
+        let mut live = Vec::with_capacity(self.packagings.len());
+        self.packagings.retain(|(_, feed)| match feed.upgrade() {
+            Some(feed) => {
+                live.push(feed);
+                true
+            }
+            None => false,
+        });
+        live
+    }
+}
