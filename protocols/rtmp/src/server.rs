@@ -1,0 +1,360 @@
+//! The server: a connection, its session, and what it publishes or plays.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use culvert_formats::flv::{self, Demux};
+use culvert_hub::{Action, Ask, Attached, Class, Credentials, End, Gate, Outlet, Pace, Publisher, Refusal, parameter};
+use culvert_media::StreamName;
+use culvert_net::{Conn, ReadHalf};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::random;
+use crate::session::{Output, Request, ServerEvent, ServerSession};
+use crate::wire;
+
+/// What the kernel may hold unsent for a player; as with HTTP-FLV, what waits in our own queue can still be skipped.
+const UNSENT_BYTES: u32 = 256 << 10;
+/// Read at a time before it is known what a connection is for, from a player, and from a publisher.
+const READ_BYTES: usize = 4096;
+const PLAYER_READ_BYTES: usize = 512;
+const PUBLISHER_READ_BYTES: usize = 64 << 10;
+/// How long last words may take, and how long we go on reading so that the peer sees them (a close with bytes unread
+/// would take them back).
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// The bounds of a connection in time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the first byte to `publish` or `play`.
+    pub handshake: Duration,
+    /// A publisher that sends nothing for this long is lost.
+    pub silence: Duration,
+}
+
+/// Serves RTMP connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Rtmp {
+    gate: Gate,
+    pace: Pace,
+    limits: Limits,
+}
+
+/// Why a connection ended, other than by the peer's wish.
+#[derive(Debug, Error)]
+enum Fault {
+    #[error(transparent)]
+    Wire(#[from] wire::Error),
+    #[error(transparent)]
+    Media(#[from] flv::Error),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("neither publish nor play within {} s", .0.as_secs())]
+    Handshake(Duration),
+    #[error("the publisher sent nothing for {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error("{0}")]
+    Name(culvert_media::NameError),
+    #[error("the peer asks more than it reads")]
+    Flood,
+}
+
+enum Role {
+    Idle,
+    Publishing(Box<Publishing>),
+    Playing(Attached),
+}
+
+struct Publishing {
+    publisher: Publisher,
+    demux: Demux,
+}
+
+struct Peer {
+    gate: Gate,
+    pace: Pace,
+    session: ServerSession,
+    read: ReadHalf,
+    /// None while a player's media is being written.
+    write: Option<Outlet>,
+    role: Role,
+    remote: std::net::SocketAddr,
+    secure: bool,
+    /// A status was sent that ends the connection.
+    ending: Option<Fault>,
+    permit: Option<Box<dyn Send>>,
+}
+
+/// What the loop woke up for.
+enum Woken {
+    Read(std::io::Result<usize>),
+    Late,
+    Finished(culvert_hub::Finished),
+    Cancelled,
+}
+
+impl Rtmp {
+    /// Peers come in by this gate, and players are written to at this pace.
+    pub fn new(gate: Gate, pace: Pace, limits: Limits) -> Rtmp {
+        Rtmp { gate, pace, limits }
+    }
+
+    /// Spawns a task that serves one connection to its end. `permit` is held until the peer is let in: the room that
+    /// strangers take up is bounded.
+    pub fn serve(&self, conn: Conn, permit: impl Send + 'static) {
+        conn.set_nodelay(true);
+        conn.set_notsent_lowat(UNSENT_BYTES);
+        let (remote, secure) = (conn.remote(), conn.is_secure());
+        let (read, write) = conn.into_split();
+        let peer = Peer {
+            gate: self.gate.clone(),
+            pace: self.pace,
+            session: ServerSession::new(0, &random()),
+            read,
+            write: Some(write),
+            role: Role::Idle,
+            remote,
+            secure,
+            ending: None,
+            permit: Some(Box::new(permit)),
+        };
+        // A task of its own: the one that told protocols apart is as large as the largest of them.
+        tokio::spawn(peer.run(self.limits));
+    }
+}
+
+impl Peer {
+    async fn run(mut self, limits: Limits) {
+        let ended = self.talk(limits).await;
+        if let Err(fault) = &ended {
+            // A peer's mistake is no trouble of ours.
+            tracing::info!(remote = %self.remote, protocol = "rtmp", %fault, "connection ended");
+        }
+        match std::mem::replace(&mut self.role, Role::Idle) {
+            Role::Idle => {}
+            Role::Publishing(publishing) => publishing.publisher.finish(End::Lost),
+            Role::Playing(mut attached) => {
+                attached.close();
+                self.write = attached.ended().await.outlet;
+            }
+        }
+        if let Some(mut write) = self.write.take() {
+            let words = async {
+                while let Some(output) = self.session.poll_output() {
+                    if let Output::Send(bytes) = output {
+                        write.write_all(&bytes).await?;
+                    }
+                }
+                write.shutdown().await
+            };
+            timeout(FAREWELL, words).await.ok();
+            let mut ignored = [0u8; READ_BYTES];
+            let read = &mut self.read;
+            let drain = async { while read.read(&mut ignored).await.is_ok_and(|n| n > 0) {} };
+            timeout(FAREWELL, drain).await.ok();
+        }
+    }
+
+    async fn talk(&mut self, limits: Limits) -> Result<(), Fault> {
+        let begun = Instant::now();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let size = match &self.role {
+                Role::Idle => READ_BYTES,
+                Role::Publishing(_) => PUBLISHER_READ_BYTES,
+                Role::Playing(_) => PLAYER_READ_BYTES,
+            };
+            if buffer.len() != size {
+                buffer = vec![0; size];
+            }
+            let read = self.read.read(&mut buffer);
+            let woken = match &mut self.role {
+                Role::Idle => {
+                    let left = limits.handshake.saturating_sub(begun.elapsed());
+                    timeout(left, read).await.map_or(Woken::Late, Woken::Read)
+                }
+                Role::Publishing(publishing) => tokio::select! {
+                    read = timeout(limits.silence, read) => read.map_or(Woken::Late, Woken::Read),
+                    () = publishing.publisher.cancelled() => Woken::Cancelled,
+                },
+                Role::Playing(attached) => tokio::select! {
+                    read = read => Woken::Read(read),
+                    finished = attached.ended() => Woken::Finished(finished),
+                },
+            };
+            match woken {
+                Woken::Read(read) => {
+                    let n = read?;
+                    let Some(bytes) = buffer.get(..n).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
+                    self.session.handle_input(bytes)?;
+                }
+                Woken::Late => {
+                    return Err(match self.role {
+                        Role::Idle | Role::Playing(_) => Fault::Handshake(limits.handshake),
+                        Role::Publishing(_) => Fault::Silent(limits.silence),
+                    });
+                }
+                Woken::Cancelled => {
+                    self.session.end("NetStream.Unpublish.Success", "taken over or closed");
+                    return Ok(());
+                }
+                Woken::Finished(finished) => {
+                    self.role = Role::Idle;
+                    self.write = finished.outlet;
+                    self.session.end("NetStream.Play.UnpublishNotify", finished.end.name());
+                    return Ok(());
+                }
+            }
+            self.flush().await?;
+            if let Some(fault) = self.ending.take() {
+                return Err(fault);
+            }
+        }
+    }
+
+    /// Does what the session has for us.
+    async fn flush(&mut self) -> Result<(), Fault> {
+        while let Some(output) = self.session.poll_output() {
+            match output {
+                Output::Send(bytes) => self.send(bytes).await?,
+                Output::Event(event) => self.handle_event(event).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, bytes: Bytes) -> Result<(), Fault> {
+        if let Role::Playing(attached) = &self.role {
+            return if attached.send(bytes) { Ok(()) } else { Err(Fault::Flood) };
+        }
+        let Some(write) = &mut self.write else { return Ok(()) };
+        match timeout(self.pace.stall, write.write_all(&bytes)).await {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(Fault::Flood),
+        }
+    }
+
+    async fn handle_event(&mut self, event: ServerEvent) -> Result<(), Fault> {
+        match event {
+            ServerEvent::Publish(request) => match self.ask(Action::Publish, &request) {
+                Ok(ask) => match self.gate.publish(&ask).await {
+                    Ok(publisher) => {
+                        self.permit = None;
+                        self.session.accept();
+                        self.role = Role::Publishing(Box::new(Publishing { publisher, demux: Demux::new() }));
+                    }
+                    Err(refusal) => self.refuse(publish_code(&refusal), Fault::Refused(refusal)),
+                },
+                Err(why) => self.refuse("NetStream.Publish.BadName", Fault::Name(why)),
+            },
+            ServerEvent::Play(request) => match self.ask(Action::Play, &request) {
+                Ok(ask) => match self.gate.play(&ask).await {
+                    Ok(admission) => {
+                        self.permit = None;
+                        self.session.accept();
+                        while let Some(Output::Send(bytes)) = self.session.poll_output() {
+                            self.send(bytes).await?;
+                        }
+                        let class = match parameter(&request.query, "latency").as_deref() {
+                            Some("low") => Class::Low,
+                            Some("shared") => Class::Shared,
+                            Some(_) | None => self.pace.class,
+                        };
+                        if let Some(write) = self.write.take() {
+                            let player = admission.play_as::<crate::Mux>();
+                            self.role = Role::Playing(player.attach(write, class, self.pace));
+                        }
+                    }
+                    Err(refusal) => self.refuse(play_code(&refusal), Fault::Refused(refusal)),
+                },
+                Err(why) => self.refuse("NetStream.Play.Failed", Fault::Name(why)),
+            },
+            ServerEvent::Media { kind, time_ms, body } => {
+                if let Role::Publishing(publishing) = &mut self.role {
+                    publishing.demux.handle_tag(SystemTime::now(), kind, time_ms, body)?;
+                    publishing.pass_on();
+                }
+            }
+            ServerEvent::Stopped => self.stop().await,
+            // Media goes on: a player that pauses a live stream resumes at what is live, and its buffer is bounded.
+            ServerEvent::Paused(_) => {}
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self) {
+        match std::mem::replace(&mut self.role, Role::Idle) {
+            Role::Idle => {}
+            Role::Publishing(mut publishing) => {
+                publishing.demux.flush();
+                publishing.pass_on();
+                publishing.publisher.finish(End::Finished);
+            }
+            Role::Playing(mut attached) => {
+                attached.close();
+                self.write = attached.ended().await.outlet;
+            }
+        }
+    }
+
+    fn ask(&self, action: Action, request: &Request) -> Result<Ask, culvert_media::NameError> {
+        let mut credentials = Credentials::from_query(&request.query);
+        if let (None, Some(pair)) = (&credentials.secret, &request.user_info) {
+            let (user, secret) = pair.split_once(':').unwrap_or(("", pair));
+            credentials = Credentials { user: Some(user.to_string()), secret: Some(secret.to_string()) };
+        }
+        Ok(Ask {
+            action,
+            stream: StreamName::parse(&request.path)?,
+            protocol: if self.secure { "rtmps" } else { "rtmp" },
+            remote: self.remote,
+            secure: self.secure,
+            credentials,
+            origin: None,
+        })
+    }
+
+    fn refuse(&mut self, code: &str, fault: Fault) {
+        let description = fault.to_string();
+        self.session.refuse(code, &description);
+        self.ending = Some(fault);
+    }
+}
+
+impl Publishing {
+    /// Frames to the hub. A publisher that was replaced hears of it by `cancelled`.
+    fn pass_on(&mut self) {
+        while let Some(event) = self.demux.poll_event() {
+            match event {
+                flv::Event::Tracks(tracks) => self.publisher.set_tracks(tracks),
+                flv::Event::Frame(frame) => {
+                    if self.publisher.write(frame).is_err() {
+                        return;
+                    }
+                }
+                flv::Event::EndOfSequence => {}
+            }
+        }
+    }
+}
+
+/// Codes that players and encoders know (RTMP 7.2.2, and Flash Media Server's list).
+fn publish_code(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::Taken(_) | Refusal::NoStream(_) => "NetStream.Publish.BadName",
+        Refusal::Unauthorized(_) | Refusal::Forbidden(_) => "NetStream.Publish.Denied",
+        Refusal::Full(_) | Refusal::Draining | Refusal::NotStarted(_) => "NetStream.Publish.Failed",
+    }
+}
+
+fn play_code(refusal: &Refusal) -> &'static str {
+    match refusal {
+        Refusal::NoStream(_) | Refusal::NotStarted(_) => "NetStream.Play.StreamNotFound",
+        Refusal::Unauthorized(_) | Refusal::Forbidden(_) => "NetStream.Play.Denied",
+        Refusal::Full(_) | Refusal::Draining | Refusal::Taken(_) => "NetStream.Play.Failed",
+    }
+}
