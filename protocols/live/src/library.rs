@@ -1,0 +1,178 @@
+//! Viewers whose connection belongs to hyper: later requests on a kept connection, and HTTP/2.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request as HttpRequest};
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use culvert_formats::flv;
+use culvert_hub::{Player, Refusal};
+use culvert_net::Conn;
+use culvert_net::http1::{PROBLEM_TYPE, problem};
+use culvert_net::ws;
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::request::{Request, claims};
+use crate::server::{Live, Sender};
+
+/// Where the connection of a request comes from; whoever serves the router puts it into the request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote {
+    /// The peer's address.
+    pub address: SocketAddr,
+    /// Whether the connection is encrypted.
+    pub secure: bool,
+}
+
+/// Pieces on their way from a viewer's task to the library; the rest waits where it can still be skipped.
+const PIECES: usize = 4;
+
+impl Live {
+    /// The same URLs as routes, for requests that carry a [`Remote`].
+    pub fn router(&self) -> Router {
+        let mut router = Router::new();
+        for path in ["/play/{*name}", "/hdl/{*name}", "/jessica/{*name}"] {
+            router = router.route(path, get(handle).options(preflight));
+        }
+        router.layer(Extension(self.clone()))
+    }
+}
+
+async fn preflight() -> Response {
+    let response = Response::builder()
+        .status(StatusCode::NO_CONTENT)
+        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
+        .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS")
+        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization")
+        .header(header::ACCESS_CONTROL_MAX_AGE, "86400");
+    response.body(Body::empty()).expect("constant headers are valid")
+}
+
+async fn handle(
+    Extension(live): Extension<Live>,
+    Extension(remote): Extension<Remote>,
+    request: HttpRequest,
+) -> Response {
+    let target = request.uri().path_and_query().map_or("/", |t| t.as_str()).to_string();
+    let ask = match claims(&target) {
+        Some(Ok(ask)) => ask,
+        Some(Err(why)) => return error(400, "bad-name", &why.to_string()),
+        None => {
+            return error(
+                404,
+                "no-such-format",
+                "streams are played at /play/NAME.flv; see the documentation for others",
+            );
+        }
+    };
+    live.answer(ask, remote, request)
+        .await
+        .unwrap_or_else(|refusal| error(refusal.status(), refusal.kind(), &refusal.to_string()))
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+impl Live {
+    async fn answer(&self, request: Request, remote: Remote, http: HttpRequest) -> Result<Response, Refusal> {
+        let headers = http.headers();
+        let upgrade = text(headers, header::UPGRADE).is_some_and(|u| u.eq_ignore_ascii_case("websocket"));
+        let sender = Sender {
+            remote: remote.address,
+            secure: remote.secure,
+            authorization: text(headers, header::AUTHORIZATION),
+            host: text(headers, header::HOST).or_else(|| http.uri().authority().map(|a| a.as_str())),
+            origin: text(headers, header::ORIGIN),
+        };
+        let ask = sender.ask(&request, if upgrade { "ws-flv" } else { "http-flv" });
+        let admission = self.gate.play(&ask).await?;
+        let class = request.class.unwrap_or(self.pace.class);
+        if !upgrade {
+            let body = match *http.method() {
+                Method::HEAD => Body::empty(),
+                _ => Body::new(LiveBody::begin(admission.play_as::<flv::Mux>(), self.pace.stall)),
+            };
+            let response = Response::builder()
+                .header(header::CONTENT_TYPE, "video/x-flv")
+                .header(header::CACHE_CONTROL, "no-store")
+                .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+            return Ok(response.body(body).expect("constant headers are valid"));
+        }
+        let Some(key) = text(headers, header::SEC_WEBSOCKET_KEY) else {
+            return Ok(error(400, "bad-upgrade", "a WebSocket needs Sec-WebSocket-Key (RFC 6455 4.1)"));
+        };
+        let response = Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header(header::UPGRADE, "websocket")
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::SEC_WEBSOCKET_ACCEPT, ws::accept_key(key));
+        let response = response.body(Body::empty()).expect("an accept key is base64");
+        let live = self.clone();
+        tokio::spawn(async move {
+            if let Ok(upgraded) = hyper::upgrade::on(http).await {
+                let conn = Conn::other(TokioIo::new(upgraded), remote.address, remote.secure);
+                live.begin(conn, admission.play_as::<flv::WsMux>(), class, true);
+            }
+        });
+        Ok(response)
+    }
+}
+
+fn error(status: u16, kind: &str, detail: &str) -> Response {
+    let mut response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, PROBLEM_TYPE)
+        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+    if status == 401 {
+        response = response.header(header::WWW_AUTHENTICATE, "Basic realm=\"culvert\"");
+    }
+    response.body(Body::from(problem(status, kind, detail))).expect("constant headers are valid")
+}
+
+/// A response body that never ends by itself.
+struct LiveBody {
+    pieces: mpsc::Receiver<Bytes>,
+}
+
+impl LiveBody {
+    /// Spawns the task that reads the player. It ends with the body, with the stream, or when the body is not read
+    /// for as long as `stall`.
+    fn begin(mut player: Player, stall: Duration) -> LiveBody {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            loop {
+                tokio::select! {
+                    taken = player.take(&mut batch) => if taken.is_err() { return },
+                    () = sender.closed() => return,
+                }
+                for piece in batch.drain(..).filter(|piece| !piece.is_empty()) {
+                    if !matches!(timeout(stall, sender.send(piece)).await, Ok(Ok(()))) {
+                        return;
+                    }
+                }
+            }
+        });
+        LiveBody { pieces }
+    }
+}
+
+impl hyper::body::Body for LiveBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.pieces.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}

@@ -1,0 +1,248 @@
+//! Viewers on the bare socket.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use culvert_formats::flv;
+use culvert_hub::{Action, Ask, Attached, Class, Credentials, End, Gate, Outlet, Pace, Player, Refusal};
+use culvert_net::http1::{Head, PROBLEM_TYPE, problem};
+use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
+use culvert_net::{Conn, ReadHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::request::{Request, claims};
+
+/// What the kernel may hold unsent for a viewer: half a second at 4 Mbit/s. What waits in our own queue instead can
+/// still be skipped.
+pub(crate) const UNSENT_BYTES: u32 = 256 << 10;
+/// A viewer has nothing to say but pings and a close.
+const VIEWER_MESSAGE_BYTES: usize = 4096;
+/// How long last words may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Serves viewers by HTTP and WebSocket. Cheap to clone.
+#[derive(Clone)]
+pub struct Live {
+    pub(crate) gate: Gate,
+    pub(crate) pace: Pace,
+}
+
+/// What a request shows of who sends it.
+pub(crate) struct Sender<'a> {
+    pub(crate) remote: SocketAddr,
+    pub(crate) secure: bool,
+    pub(crate) authorization: Option<&'a str>,
+    pub(crate) host: Option<&'a str>,
+    pub(crate) origin: Option<&'a str>,
+}
+
+impl Sender<'_> {
+    /// The web site on whose behalf this may be asked. A page's own requests carry no `Origin` when they stay on its
+    /// site, so the site that the request was sent to counts as one: a name that somebody points at this machine, and
+    /// a proxy on this machine that serves a public name, must not gain what this machine's own users may do.
+    fn site(&self) -> Option<String> {
+        self.origin.map(str::to_string).or_else(|| self.host.map(|host| format!("http://{host}")))
+    }
+
+    pub(crate) fn ask(&self, request: &Request, protocol: &'static str) -> Ask {
+        Ask {
+            action: Action::Play,
+            stream: request.stream.clone(),
+            protocol,
+            remote: self.remote,
+            secure: self.secure,
+            credentials: Credentials::from_http(self.authorization, &request.query),
+            origin: self.site(),
+        }
+    }
+}
+
+impl Live {
+    /// Viewers come in by this gate and are written to at this pace.
+    pub fn new(gate: Gate, pace: Pace) -> Live {
+        Live { gate, pace }
+    }
+
+    /// Whether [`Live::serve`] answers this head: a plain `GET` of one of our URLs.
+    pub fn takes(head: &Head) -> bool {
+        head.method == "GET" && head.keeps_alive && !head.has_body() && claims(&head.target).is_some()
+    }
+
+    /// Answers the head that [`Live::takes`] said yes to; it is still unread on the connection. Spawns what outlives
+    /// the answer and returns once that is running.
+    pub async fn serve(&self, mut conn: Conn, head: Head) {
+        conn.consume(head.bytes);
+        let Some(Ok(request)) = claims(&head.target) else {
+            let what = "the path is no stream name: segments of A-Z a-z 0-9 . _ ~ - joined by single slashes";
+            return answer(conn, &error_response(400, "bad-name", what)).await;
+        };
+        let upgrade = head.lists("connection", "upgrade") && head.lists("upgrade", "websocket");
+        let protocol = if upgrade { "ws-flv" } else { "http-flv" };
+        let sender = Sender {
+            remote: conn.remote(),
+            secure: conn.is_secure(),
+            authorization: head.header("authorization"),
+            host: head.header("host"),
+            origin: head.header("origin"),
+        };
+        let hello = match (upgrade, head.header("sec-websocket-key")) {
+            (false, _) => ok_response(),
+            (true, Some(key)) if head.header("sec-websocket-version") == Some("13") => switching(key),
+            (true, _) => {
+                let what = "a WebSocket needs Sec-WebSocket-Key and Sec-WebSocket-Version: 13 (RFC 6455 4.1)";
+                return answer(conn, &error_response(400, "bad-upgrade", what)).await;
+            }
+        };
+        let ask = sender.ask(&request, protocol);
+        // A viewer that leaves while it waits for a stream must not be held: its end of the connection tells.
+        let admitted = tokio::select! {
+            admitted = self.gate.play(&ask) => admitted,
+            () = gone(&mut conn) => return,
+        };
+        let admission = match admitted {
+            Ok(admission) => admission,
+            Err(refusal) => return answer(conn, &refusal_response(&refusal)).await,
+        };
+        let class = request.class.unwrap_or(self.pace.class);
+        conn.set_nodelay(true);
+        conn.set_notsent_lowat(UNSENT_BYTES);
+        if timeout(self.pace.stall, conn.write_all(hello.as_bytes())).await.is_ok_and(|r| r.is_ok()) {
+            let player = if upgrade { admission.play_as::<flv::WsMux>() } else { admission.play_as::<flv::Mux>() };
+            self.begin(conn, player, class, upgrade);
+        }
+    }
+
+    /// Spawns the two sides of a viewer: what is written to it, and what it says.
+    pub(crate) fn begin(&self, conn: Conn, player: Player, class: Class, websocket: bool) {
+        let (read, write) = conn.into_split();
+        let attached = player.attach(write, class, self.pace);
+        // A task of its own: the one that read the request is as large as the largest protocol.
+        if websocket {
+            tokio::spawn(listen_ws(read, attached));
+        } else {
+            tokio::spawn(listen_http(read, attached));
+        }
+    }
+}
+
+/// Returns once the peer has closed. A peer that says more than fits is not waiting but flooding: it counts as gone.
+async fn gone(conn: &mut Conn) {
+    while matches!(conn.fill(VIEWER_MESSAGE_BYTES).await, Ok(n) if n > 0) {}
+}
+
+/// An HTTP viewer says nothing; its end is all there is to hear.
+async fn listen_http(mut read: ReadHalf, mut attached: Attached) {
+    let mut ignored = [0u8; 64];
+    let outlet = loop {
+        tokio::select! {
+            finished = attached.ended() => break finished.outlet,
+            heard = read.read(&mut ignored) => if !matches!(heard, Ok(n) if n > 0) {
+                return;
+            },
+        }
+    };
+    if let Some(mut outlet) = outlet {
+        // Without a length, the end of the connection is the end of the body (RFC 9112 6.3).
+        timeout(FAREWELL, outlet.shutdown()).await.ok();
+    }
+}
+
+/// A WebSocket viewer pings and closes.
+async fn listen_ws(mut read: ReadHalf, mut attached: Attached) {
+    let mut decoder = Decoder::new(Role::Server, VIEWER_MESSAGE_BYTES);
+    let mut buffer = [0u8; 256];
+    loop {
+        tokio::select! {
+            finished = attached.ended() => return farewell(finished.outlet, &finished.end).await,
+            heard = read.read(&mut buffer) => {
+                let Some(bytes) = heard.ok().filter(|&n| n > 0).and_then(|n| buffer.get(..n)) else { return };
+                decoder.handle_input(bytes);
+                if let Err(status) = hear(&mut decoder, &attached) {
+                    attached.close();
+                    if let Some(outlet) = attached.ended().await.outlet {
+                        part(outlet, status, "").await;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Answers what was heard. The error is the status to close with.
+fn hear(decoder: &mut Decoder, attached: &Attached) -> Result<(), u16> {
+    while let Some(message) = decoder.poll_message().map_err(|e| e.status())? {
+        match message {
+            Message::Ping(payload) => {
+                if !attached.send(ws::encode(Opcode::Pong, &payload, None)) {
+                    return Err(1008);
+                }
+            }
+            Message::Close(status) => return Err(status.unwrap_or(1000)),
+            Message::Pong(_) | Message::Text(_) | Message::Binary(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Tells a WebSocket viewer why there is no more (RFC 6455 7.4.1).
+async fn farewell(outlet: Option<Outlet>, end: &End) {
+    let status = match end {
+        End::Finished => 1000,
+        End::Lost => 1011,
+        End::Closed => 1001,
+        End::Stalled | End::Disconnected => return,
+    };
+    if let Some(outlet) = outlet {
+        part(outlet, status, end.name()).await;
+    }
+}
+
+async fn part(mut outlet: Outlet, status: u16, reason: &str) {
+    let words = async {
+        outlet.write_all(&ws::close(status, reason, None)).await?;
+        outlet.shutdown().await
+    };
+    timeout(FAREWELL, words).await.ok();
+}
+
+async fn answer(mut conn: Conn, response: &Bytes) {
+    let words = async {
+        conn.write_all(response).await?;
+        conn.shutdown().await
+    };
+    timeout(FAREWELL, words).await.ok();
+}
+
+/// Players on any page may read; a page never gets a user's credentials by that (security.md S12).
+const CORS: &str = "Access-Control-Allow-Origin: *\r\n";
+
+fn ok_response() -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\nConnection: close\r\nCache-Control: no-store\r\n{CORS}\r\n"
+    )
+}
+
+fn switching(key: &str) -> String {
+    let accept = ws::accept_key(key);
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    )
+}
+
+fn refusal_response(refusal: &Refusal) -> Bytes {
+    error_response(refusal.status(), refusal.kind(), &refusal.to_string())
+}
+
+fn error_response(status: u16, kind: &str, detail: &str) -> Bytes {
+    let body = problem(status, kind, detail);
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
+    let challenge = if status == 401 { "WWW-Authenticate: Basic realm=\"culvert\"\r\n" } else { "" };
+    format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: {PROBLEM_TYPE}\r\nContent-Length: {}\r\nConnection: close\r\n{challenge}{CORS}\r\n{body}",
+        body.len()
+    )
+    .into()
+}
