@@ -1,0 +1,67 @@
+//! Who calls, and whether he may: the same guard as for media.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::request::Parts;
+use culvert_hub::Credentials;
+use culvert_live::Remote;
+
+use super::Problem;
+use crate::auth::{Action, Guard, Identity, Resource};
+
+/// What a request shows of its sender.
+pub(super) struct Caller {
+    pub(super) remote: SocketAddr,
+    credentials: Credentials,
+    site: Option<String>,
+}
+
+impl Caller {
+    fn of(parts: &Parts) -> Option<Caller> {
+        let remote = parts.extensions.get::<Remote>()?.address;
+        let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let query = parts.uri.query().unwrap_or_default();
+        let host = text(HOST).or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
+        Some(Caller {
+            remote,
+            credentials: Credentials::from_http(text(AUTHORIZATION), query),
+            // As with live media: the site a request was sent to counts, so that a name which somebody points at this
+            // machine gains nothing.
+            site: text(ORIGIN).map(str::to_string).or_else(|| host.map(|host| format!("http://{host}"))),
+        })
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Problem> {
+        Caller::of(parts).ok_or_else(|| Problem::not_found("this request came by no connection".into()))
+    }
+}
+
+impl Guard {
+    pub(super) fn may(&self, caller: &Caller, action: Action, about: Resource<'_>) -> Result<Identity, Problem> {
+        let site = caller.site.as_deref();
+        Ok(self.check(caller.remote.ip(), &caller.credentials, site, action, about)?)
+    }
+}
+
+/// Proof that the caller may read the metrics.
+pub struct MayReadMetrics;
+
+impl<S: Send + Sync> FromRequestParts<S> for MayReadMetrics
+where
+    Arc<Guard>: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<MayReadMetrics, Problem> {
+        let caller = Caller::from_request_parts(parts, state).await?;
+        Arc::<Guard>::from_ref(state).may(&caller, Action::Metrics, Resource::Node)?;
+        Ok(MayReadMetrics)
+    }
+}

@@ -1,0 +1,160 @@
+//! The public API under `/api/v1`: lists as `{"items": [..], "next": null | cursor}`, errors as problem JSON
+//! (RFC 9457). The console is a client of this and of nothing else.
+
+mod caller;
+mod lists;
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use axum::{Router, http};
+use culvert_hub::{Hub, Refusal};
+use culvert_media::StreamName;
+use culvert_net::http1::{PROBLEM_TYPE, problem};
+use serde_json::{Value, json};
+
+use self::caller::Caller;
+pub use self::caller::MayReadMetrics;
+use self::lists::{Page, page, relay, session, stream};
+use crate::auth::{Action, Guard, Resource};
+use crate::relays::{Pulls, Pushes};
+
+/// What the API shows.
+#[derive(Clone)]
+pub struct Api {
+    /// Who may call it.
+    pub guard: Arc<Guard>,
+    /// Streams and sessions.
+    pub hub: Hub,
+    /// Streams fetched from elsewhere.
+    pub pulls: Pulls,
+    /// Streams sent elsewhere.
+    pub pushes: Pushes,
+    /// The configuration in force, masked.
+    pub config: Arc<Value>,
+}
+
+/// An error as the caller sees it.
+pub struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    detail: String,
+}
+
+impl Problem {
+    fn not_found(detail: String) -> Problem {
+        Problem { status: StatusCode::NOT_FOUND, kind: "not-found", detail }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Problem { status, kind: refusal.kind(), detail: refusal.to_string() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = problem(self.status.as_u16(), self.kind, &self.detail);
+        let mut response = (self.status, [(http::header::CONTENT_TYPE, PROBLEM_TYPE)], body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = http::HeaderValue::from_static("Basic realm=\"culvert\"");
+            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+/// The routes, to be merged into the node's.
+pub fn router(api: Api) -> Router {
+    Router::new()
+        .route("/api/v1/streams", get(streams))
+        .route("/api/v1/streams/{*name}", get(one_stream).delete(close_stream))
+        .route("/api/v1/sessions", get(sessions))
+        .route("/api/v1/sessions/{id}", get(one_session).delete(close_session))
+        .route("/api/v1/pulls", get(pulls))
+        .route("/api/v1/pushes", get(pushes))
+        .route("/api/v1/config", get(config))
+        .route("/api/{*rest}", get(unknown).post(unknown).put(unknown).delete(unknown))
+        .with_state(api)
+}
+
+type Answer = Result<Json<Value>, Problem>;
+
+async fn unknown() -> Problem {
+    Problem::not_found("there is no such API; see /api/v1/streams, /sessions, /pulls, /pushes and /config".into())
+}
+
+async fn streams(State(api): State<Api>, caller: Caller, Query(at): Query<Page>) -> Answer {
+    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
+    Ok(page(&at, api.hub.list(), |s| s.name.to_string(), stream))
+}
+
+fn stream_name(name: &str) -> Result<StreamName, Problem> {
+    StreamName::parse(name).map_err(|why| Problem {
+        status: StatusCode::BAD_REQUEST,
+        kind: "bad-name",
+        detail: why.to_string(),
+    })
+}
+
+async fn one_stream(State(api): State<Api>, caller: Caller, Path(name): Path<String>) -> Answer {
+    let name = stream_name(&name)?;
+    api.guard.may(&caller, Action::ReadApi, Resource::Stream(&name))?;
+    let info = api.hub.info(&name).ok_or(Refusal::NoStream(name))?;
+    Ok(Json(stream(&info)))
+}
+
+async fn close_stream(State(api): State<Api>, caller: Caller, Path(name): Path<String>) -> Answer {
+    let name = stream_name(&name)?;
+    api.guard.may(&caller, Action::ChangeApi, Resource::Stream(&name))?;
+    let info = api.hub.info(&name).ok_or(Refusal::NoStream(name))?;
+    tracing::info!(stream = %info.name, by = %caller.remote, "closed by the API");
+    info.publisher.cancel();
+    Ok(Json(json!({ "closed": info.name.as_str() })))
+}
+
+async fn sessions(State(api): State<Api>, caller: Caller, Query(at): Query<Page>) -> Answer {
+    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
+    // Sorted as text by the page, so the number is padded.
+    Ok(page(&at, api.hub.sessions(), |s| format!("{:020}", s.id), |s| session(s)))
+}
+
+fn session_id(text: &str) -> Result<u64, Problem> {
+    text.parse().map_err(|_| Problem::not_found(format!("{text:?} is no session's id")))
+}
+
+async fn one_session(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Answer {
+    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
+    let id = session_id(&id)?;
+    let found = api.hub.session(id).ok_or_else(|| Problem::not_found(format!("there is no session {id}")))?;
+    Ok(Json(session(&found)))
+}
+
+async fn close_session(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Answer {
+    api.guard.may(&caller, Action::ChangeApi, Resource::Node)?;
+    let id = session_id(&id)?;
+    let found = api.hub.session(id).ok_or_else(|| Problem::not_found(format!("there is no session {id}")))?;
+    tracing::info!(session = id, stream = %found.stream, by = %caller.remote, "closed by the API");
+    found.cancel();
+    Ok(Json(json!({ "closed": id })))
+}
+
+async fn pulls(State(api): State<Api>, caller: Caller, Query(at): Query<Page>) -> Answer {
+    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
+    Ok(page(&at, api.pulls.list(), |p| p.stream.clone(), relay))
+}
+
+async fn pushes(State(api): State<Api>, caller: Caller, Query(at): Query<Page>) -> Answer {
+    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
+    Ok(page(&at, api.pushes.list(), |p| p.stream.clone(), relay))
+}
+
+async fn config(State(api): State<Api>, caller: Caller) -> Answer {
+    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
+    Ok(Json((*api.config).clone()))
+}

@@ -1,0 +1,109 @@
+//! The one who asks the rules, for every protocol and for the API, and who slows down those that guess tokens.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use culvert_hub::{Ask, BoxFuture, Credentials, Grant, Policy, Refusal};
+use tokio::time::Instant;
+use url::{Host, Url};
+
+use super::failures::Failures;
+use super::{Action, Hash, Identity, Resource, Rules, authorize, identify, wrong_token};
+
+/// Decides for the whole node. The rules can be exchanged while it runs.
+pub struct Guard {
+    rules: ArcSwap<Rules>,
+    failures: Mutex<Failures>,
+}
+
+impl Guard {
+    /// With these rules.
+    pub fn new(rules: Rules) -> Guard {
+        Guard { rules: ArcSwap::from_pointee(rules), failures: Mutex::default() }
+    }
+
+    /// Other rules from now on. What was granted stays granted.
+    pub fn replace(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    /// Who this is, and that they may do this. `origin` is the `Origin` header, where the peer speaks HTTP and has one.
+    /// Never waits: a refusal costs its peer a place in the bucket of its address and this node next to nothing.
+    pub fn check(
+        &self,
+        remote: IpAddr,
+        credentials: &Credentials,
+        origin: Option<&str>,
+        action: Action,
+        resource: Resource<'_>,
+    ) -> Result<Identity, Refusal> {
+        let rules = self.rules.load();
+        let identity = self.identify(&rules, remote, credentials)?;
+        if let (Identity::Loopback, Some(origin)) = (&identity, origin)
+            && !is_own_page(origin)
+        {
+            // security.md S11: any page in a browser on this machine comes from loopback.
+            let why = "a web page from elsewhere may not use what this machine may do without a token; open it from \
+                       http://localhost, or send a token";
+            return Err(Refusal::Forbidden(why.into()));
+        }
+        authorize(&rules, &identity, action, resource)?;
+        Ok(identity)
+    }
+
+    fn identify(&self, rules: &Rules, remote: IpAddr, credentials: &Credentials) -> Result<Identity, Refusal> {
+        let Some(secret) = &credentials.secret else {
+            return identify(rules, remote, credentials);
+        };
+        let token = Hash::of(secret);
+        let owner = rules.owner(&token);
+        let now = Instant::now();
+        // Nothing can panic while it is held; and if something did, the counts would still be counts.
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_try = failures.wait(remote, now).is_none();
+        match owner {
+            // 256 random bits cannot be guessed, so the admin is never locked out by a neighbour who tries.
+            Some(Identity::Admin) => Ok(Identity::Admin),
+            // A user's token may be a word that people chose: while the bucket is empty, a right one is let in only
+            // if it was right from there before.
+            Some(user) if may_try || failures.was_right(remote, token) => {
+                failures.note_right(remote, token);
+                Ok(user)
+            }
+            None if may_try => {
+                failures.note_wrong(remote, now);
+                Err(wrong_token())
+            }
+            Some(_) | None => {
+                Err(Refusal::Full("too many wrong tokens from this address; wait a few seconds and try again".into()))
+            }
+        }
+    }
+}
+
+impl Policy for Guard {
+    fn admit<'a>(&'a self, ask: &'a Ask) -> BoxFuture<'a, Result<Grant, Refusal>> {
+        let action = match ask.action {
+            culvert_hub::Action::Publish => Action::Publish,
+            culvert_hub::Action::Play => Action::Play,
+        };
+        let stream = Resource::Stream(&ask.stream);
+        let verdict = self.check(ask.remote.ip(), &ask.credentials, ask.origin.as_deref(), action, stream);
+        let wait = self.rules.load().wait_for_stream;
+        let grant = verdict.map(|identity| Grant { identity: (&identity).into(), wait });
+        Box::pin(std::future::ready(grant))
+    }
+}
+
+/// Whether a page of this `Origin` was served by this machine under a name that only means this machine, which no DNS
+/// answer can point elsewhere or from elsewhere.
+fn is_own_page(origin: &str) -> bool {
+    match Url::parse(origin).ok().and_then(|url| url.host().map(|host| host.to_owned())) {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        // Not a path such as file://localhost.
+        Some(Host::Domain(name)) => name == "localhost" && origin.starts_with("http"),
+        None => false,
+    }
+}

@@ -1,0 +1,209 @@
+//! Who somebody is and what they may do: [`identify`] and [`authorize`], both pure and the same for every protocol, and
+//! [`Guard`], which asks them for the whole node.
+//!
+//! It does not know what a protocol calls a refusal, nor where a credential stood; the doors find both.
+
+mod failures;
+mod guard;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use culvert_hub::{Credentials, Refusal};
+use culvert_media::StreamName;
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+pub use self::guard::Guard;
+pub use crate::config::Action;
+use crate::config::{AdminToken, Config, Permission};
+
+/// Who somebody is.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Identity {
+    /// Anybody, from anywhere.
+    Anonymous,
+    /// Somebody on this machine, where the configuration has no `auth` section.
+    Loopback,
+    /// Who has the admin token.
+    Admin,
+    /// One of `auth.users`, by its token.
+    User(Arc<str>),
+}
+
+impl From<&Identity> for culvert_hub::Identity {
+    fn from(identity: &Identity) -> culvert_hub::Identity {
+        match identity {
+            Identity::Anonymous => culvert_hub::Identity::anonymous(),
+            // Two programs on this machine are not one publisher: neither may take over from the other.
+            Identity::Loopback => culvert_hub::Identity { name: "loopback".into(), proven: false },
+            Identity::Admin => culvert_hub::Identity::proven("admin"),
+            // With a prefix, so that a user called admin is not the admin.
+            Identity::User(name) => culvert_hub::Identity::proven(&format!("user:{name}")),
+        }
+    }
+}
+
+/// What an action is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resource<'a> {
+    /// One stream.
+    Stream(&'a StreamName),
+    /// The node as a whole.
+    Node,
+}
+
+impl fmt::Display for Resource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Resource::Stream(name) => write!(f, "the stream {name}"),
+            Resource::Node => f.write_str("the whole node"),
+        }
+    }
+}
+
+/// What the configuration says about permission, ready to be asked.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    admin: Hash,
+    /// Whether this machine may do all: there is no `auth` section.
+    open_to_loopback: bool,
+    anonymous: Permission,
+    users: Arc<[Known]>,
+    wait_for_stream: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    name: Arc<str>,
+    token: Hash,
+    permission: Permission,
+}
+
+/// The SHA-256 of a secret. `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Hash([u8; 32]);
+
+impl Hash {
+    fn of(secret: &str) -> Hash {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, secret.as_bytes()).as_ref());
+        Hash(hash)
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(crate::logs::MASK)
+    }
+}
+
+impl Rules {
+    /// The rules of this configuration.
+    pub fn new(config: &Config, admin: &AdminToken) -> Rules {
+        let auth = config.auth.clone().unwrap_or_default();
+        let users = auth.users.into_iter().map(|user| Known {
+            name: user.name.as_str().into(),
+            token: Hash(user.token_sha256.0),
+            permission: Permission { allow: user.allow, streams: user.streams },
+        });
+        Rules {
+            admin: Hash::of(admin.reveal()),
+            open_to_loopback: config.auth.is_none(),
+            anonymous: auth.anonymous.unwrap_or_default(),
+            users: users.collect(),
+            wait_for_stream: config.limits.wait_for_stream.get(),
+        }
+    }
+
+    /// Whose token this is. The time it takes does not depend on whose (security.md S30).
+    fn owner(&self, token: &Hash) -> Option<Identity> {
+        // 0 is nobody, 1 the admin, 2 and up the users.
+        let mut owner = 0_u64;
+        let hashes = std::iter::once(&self.admin).chain(self.users.iter().map(|user| &user.token));
+        for (index, hash) in (1_u64..).zip(hashes) {
+            let same: Choice = hash.0.ct_eq(&token.0);
+            // Of two that are the same the first counts: a user with the admin's token does not lock the admin out.
+            let free = owner.ct_eq(&0);
+            owner.conditional_assign(&index, same & free);
+        }
+        match owner {
+            0 => None,
+            1 => Some(Identity::Admin),
+            index => {
+                let user = usize::try_from(index - 2).ok().and_then(|index| self.users.get(index));
+                user.map(|user| Identity::User(user.name.clone()))
+            }
+        }
+    }
+}
+
+/// How to send a credential, as the end of a sentence.
+const HOW: &str =
+    "send a token as `Authorization: Bearer TOKEN`, as the password of HTTP Basic or of the URL, or as ?token=TOKEN";
+
+/// Who this is. A secret that nobody has is refused even where none would do: who sends one means to be somebody.
+pub fn identify(rules: &Rules, remote: IpAddr, credentials: &Credentials) -> Result<Identity, Refusal> {
+    match &credentials.secret {
+        Some(secret) => rules.owner(&Hash::of(secret)).ok_or_else(wrong_token),
+        // `::ffff:127.0.0.1` is what a socket for both families says of 127.0.0.1.
+        None if rules.open_to_loopback && remote.to_canonical().is_loopback() => Ok(Identity::Loopback),
+        None => Ok(Identity::Anonymous),
+    }
+}
+
+fn wrong_token() -> Refusal {
+    Refusal::Unauthorized("this token is not known here; check it, or send none if none is needed".into())
+}
+
+/// Whether this identity may do this.
+pub fn authorize(rules: &Rules, identity: &Identity, action: Action, resource: Resource<'_>) -> Result<(), Refusal> {
+    let what = action.name();
+    match identity {
+        Identity::Admin => Ok(()),
+        Identity::Loopback if rules.open_to_loopback => Ok(()),
+        Identity::Loopback | Identity::Anonymous => {
+            if allows(&rules.anonymous, action, resource) {
+                return Ok(());
+            }
+            let why = if rules.open_to_loopback {
+                format!(
+                    "{what} of {resource} needs the admin token (the file admin-token in data_dir), since this node has no \
+                     auth section and this does not come from its own machine; {HOW}"
+                )
+            } else {
+                format!("{what} of {resource} needs a credential; {HOW}")
+            };
+            Err(Refusal::Unauthorized(why))
+        }
+        Identity::User(name) => {
+            let Some(user) = rules.users.iter().find(|user| user.name == *name) else {
+                return Err(Refusal::Unauthorized(format!("the user {name} is no longer known here; {HOW}")));
+            };
+            if allows(&rules.anonymous, action, resource) || allows(&user.permission, action, resource) {
+                return Ok(());
+            }
+            let permission = &user.permission;
+            let why = if permission.allow.contains(&action) {
+                format!("{name} may {what} streams {} only, and this is about {resource}", permission.streams)
+            } else {
+                format!("{name} may not {what}; add it to `allow` of this user in the auth section")
+            };
+            Err(Refusal::Forbidden(why))
+        }
+    }
+}
+
+fn allows(permission: &Permission, action: Action, resource: Resource<'_>) -> bool {
+    permission.allow.contains(&action)
+        && match resource {
+            Resource::Stream(name) => permission.streams.matches(name),
+            // Who may see some streams only must not see the others in a list or a log.
+            Resource::Node => permission.streams.is_everything(),
+        }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,188 @@
+//! What each command does.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use culvert_hub::{Identity, Source};
+use culvert_media::StreamName;
+use culvert_net::tls;
+use tokio::runtime::Runtime;
+
+use crate::Node;
+use crate::camera::{AudioChoice, Camera, Clip, VideoChoice};
+use crate::cli::{self, CameraAudio, Command};
+use crate::config::{self, Config};
+use crate::logs;
+
+/// How long a step of the camera's connection may take.
+const CAMERA_SILENCE: Duration = Duration::from_secs(10);
+
+/// A failure with the exit status that it means.
+struct Failed(u8, anyhow::Error);
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Failed {
+        Failed(1, error)
+    }
+}
+
+/// Does it, and says how it ended: 0 as asked, 1 failed at run time, 2 bad configuration.
+pub fn run(command: Command) -> ExitCode {
+    let done = match command {
+        Command::Run(run) => serve(&run.config, &run.serve, None),
+        Command::Check(check) => read(&check.config).and_then(|config| print(&config.masked_yaml())),
+        Command::Camera(camera) => film(&camera),
+        Command::Demo(demo) => serve(&None, &demo.serve, Some(demo.port)),
+        Command::Bench(bench) => culvert_bench::run(bench).map_err(Failed::from),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(status, error)) => {
+            // Standard error may be closed; there is nobody else to tell.
+            writeln!(std::io::stderr(), "culvert: {error:#}").ok();
+            ExitCode::from(status)
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failed> {
+    let mut out = std::io::stdout();
+    let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+    Ok(written.context("cannot write to standard output")?)
+}
+
+fn read(file: &Option<std::path::PathBuf>) -> Result<Config, Failed> {
+    let default = Path::new(config::DEFAULT_FILE);
+    let file = file.as_deref().or_else(|| default.exists().then_some(default));
+    config::load(file, std::env::vars()).map_err(|fault| Failed(2, fault.into()))
+}
+
+fn begin(config: &Config) -> Result<Runtime, Failed> {
+    logs::init(config.log.filter.as_str(), config.log.format)?;
+    // A viewer is a descriptor; what is more than the hard limit cannot be had.
+    rlimit::increase_nofile_limit(u64::MAX).ok();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    Ok(runtime.context("cannot start threads")?)
+}
+
+/// Serves until told to end. With a demo's port, the test camera is there too.
+fn serve(file: &Option<std::path::PathBuf>, over: &cli::Serve, demo: Option<u16>) -> Result<(), Failed> {
+    // A demo is the same for everybody: it reads no file.
+    let mut config = match demo {
+        Some(_) => Config::default(),
+        None => read(file)?,
+    };
+    if let Some(port) = demo {
+        config.listen = ([127, 0, 0, 1], port).into();
+        config.node.data_dir = std::env::temp_dir().join(format!("culvert-demo-{port}"));
+    }
+    let filter = std::env::var("CULVERT_LOG").ok();
+    over.apply(&mut config, filter.as_deref()).map_err(|why| Failed(2, anyhow::anyhow!(why)))?;
+    let runtime = begin(&config)?;
+    let served = runtime.block_on(async {
+        let node = Node::start(&config)?;
+        if demo.is_some() {
+            show_demo(&node)?;
+        } else if node.identity.first_start {
+            greet(&node)?;
+        }
+        until_told(&node, file, over).await
+    });
+    // A second signal, or a drain that took too long: nothing waits for tasks that are left.
+    runtime.shutdown_background();
+    Ok(served?)
+}
+
+fn greet(node: &Node) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    writeln!(out, "Console:  {}", node.url("http", "/console/"))?;
+    writeln!(out, "Admin token (kept in {}):", node.identity.admin_token_file.display())?;
+    writeln!(out, "          {}", node.identity.admin_token.reveal())?;
+    out.flush()?;
+    Ok(())
+}
+
+fn show_demo(node: &Node) -> anyhow::Result<()> {
+    let name = StreamName::parse("demo/cam1").expect("a constant name in the grammar");
+    let source = Source { protocol: "camera", remote: node.address };
+    let publisher = node.hub.publish(&name, source, Identity::anonymous())?;
+    let clip = Clip::load(VideoChoice::H264, AudioChoice::Aac);
+    tokio::spawn(Camera::new(&clip).run(publisher));
+    let mut out = std::io::stdout();
+    writeln!(out, "A node with a test camera is running. Open in a browser:")?;
+    writeln!(out, "  {}", node.url("http", "/console/"))?;
+    writeln!(out, "or play it with ffplay, VLC or mpv:")?;
+    writeln!(out, "  {}", node.url("http", "/play/demo/cam1.flv"))?;
+    writeln!(out, "  {}", node.url("rtmp", "/demo/cam1"))?;
+    writeln!(out, "Publish a stream of your own, and it appears on the page:")?;
+    writeln!(out, "  ffmpeg -re -i FILE -c copy -f flv {}", node.url("rtmp", "/live/mine"))?;
+    writeln!(out, "Ctrl-C ends it.")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Serves until the first SIGTERM or Ctrl-C, then drains; a second one ends at once. SIGHUP reads the configuration
+/// again.
+async fn until_told(node: &Node, file: &Option<std::path::PathBuf>, over: &cli::Serve) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(node, file, over),
+        }
+    }
+    tracing::info!("draining; a second signal ends at once");
+    tokio::select! {
+        () = node.drain() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn reload(node: &Node, file: &Option<std::path::PathBuf>, over: &cli::Serve) {
+    match read(file) {
+        Ok(mut config) => match over.apply(&mut config, None) {
+            Ok(()) => node.reload(&config),
+            Err(why) => tracing::error!(%why, "configuration not taken over"),
+        },
+        Err(Failed(_, error)) => tracing::error!(error = %format!("{error:#}"), "configuration not taken over"),
+    }
+}
+
+/// Publishes the clip until the server ends it or somebody does here.
+fn film(camera: &cli::Camera) -> Result<(), Failed> {
+    let mut config = Config::default();
+    let filter = std::env::var("CULVERT_LOG").ok();
+    camera.log.apply(&mut config, filter.as_deref()).map_err(|why| Failed(2, anyhow::anyhow!(why)))?;
+    let runtime = begin(&config)?;
+    let audio = match camera.audio {
+        CameraAudio::Aac => AudioChoice::Aac,
+        CameraAudio::Opus => AudioChoice::Opus,
+        CameraAudio::Pcma => AudioChoice::Pcma,
+        CameraAudio::None => AudioChoice::None,
+    };
+    let video = if camera.h265 { VideoChoice::H265 } else { VideoChoice::H264 };
+    let mut feed = Camera::new(&Clip::load(video, audio));
+    let ended = runtime.block_on(async {
+        let url = camera.url.url();
+        let masked = logs::mask_url(url.as_str());
+        let trust = tls::client(None)?;
+        let begun = || tracing::info!(url = %masked, "the camera is on air; Ctrl-C ends it");
+        tokio::select! {
+            ended = culvert_rtmp::push(url.as_str(), &trust, CAMERA_SILENCE, &mut feed, begun) => {
+                ended.with_context(|| format!("publishing to {masked}"))
+            }
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    Ok(ended?)
+}

@@ -1,0 +1,217 @@
+//! The one port: accepts connections, tells by their first bytes what they speak, opens TLS and looks again, and hands
+//! them to their protocol. What is unknown is closed at once; what is slow is closed after the handshake limit.
+
+mod sniff;
+mod strangers;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use culvert_net::Conn;
+use culvert_net::http1::{Head, HeadError, PROBLEM_TYPE, problem};
+use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+pub use self::sniff::{First, SNIFF_BYTES, sniff};
+use self::strangers::{Permit, Strangers};
+use crate::http::Http;
+use crate::protocols::Protocols;
+
+/// How long accepting pauses when the system has no more descriptors (faults.md B3).
+const NO_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(100);
+/// How long last words may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What the door counts.
+#[derive(Debug, Default)]
+pub struct DoorFigures {
+    accepted: AtomicU64,
+    unknown: AtomicU64,
+    late: AtomicU64,
+    crowded: AtomicU64,
+    tls_failed: AtomicU64,
+    bad_head: AtomicU64,
+}
+
+impl DoorFigures {
+    /// (what became of a connection, how many).
+    pub fn list(&self) -> [(&'static str, u64); 6] {
+        [
+            ("accepted", &self.accepted),
+            ("unknown_protocol", &self.unknown),
+            ("handshake_timeout", &self.late),
+            ("too_many_handshakes", &self.crowded),
+            ("tls_failed", &self.tls_failed),
+            ("bad_http", &self.bad_head),
+        ]
+        .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+    }
+}
+
+/// Tells connections apart. Cheap to clone.
+#[derive(Clone)]
+pub struct Door(Arc<Inner>);
+
+struct Inner {
+    tls: Option<TlsAcceptor>,
+    strangers: Strangers,
+    handshake: Duration,
+    protocols: Protocols,
+    http: Http,
+    figures: Arc<DoorFigures>,
+}
+
+/// Why a connection went no further.
+enum Turned {
+    /// It said something that nothing here speaks.
+    Unknown,
+    /// It took too long.
+    Late,
+    /// TLS failed.
+    Tls(io::Error),
+    /// It broke, or its peer went away.
+    Gone,
+}
+
+impl Door {
+    /// A door to these protocols.
+    pub fn new(
+        tls: Option<Arc<ServerConfig>>,
+        handshake: Duration,
+        per_ip: usize,
+        protocols: Protocols,
+        http: Http,
+        figures: Arc<DoorFigures>,
+    ) -> Door {
+        let strangers = Strangers::new(per_ip);
+        let tls = tls.map(TlsAcceptor::from);
+        Door(Arc::new(Inner { tls, strangers, handshake, protocols, http, figures }))
+    }
+
+    /// Accepts until `stop`. Spawns a task for each connection.
+    pub async fn run(&self, listener: TcpListener, stop: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((tcp, remote)) => self.admit(tcp, remote),
+                Err(error) if is_peers(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections now; see ulimit -n");
+                    sleep(NO_DESCRIPTORS_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, tcp: TcpStream, remote: SocketAddr) {
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+        let figures = &self.0.figures;
+        figures.accepted.fetch_add(1, Ordering::Relaxed);
+        let Some(permit) = self.0.strangers.admit(remote.ip()) else {
+            figures.crowded.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%remote, "closed: too many unfinished handshakes from this address");
+            return;
+        };
+        tcp.set_nodelay(true).ok();
+        let door = self.clone();
+        tokio::spawn(async move {
+            let figures = &door.0.figures;
+            let (count, what) = match door.open(Conn::tcp(tcp, remote), permit).await {
+                Ok(()) | Err(Turned::Gone) => return,
+                Err(Turned::Unknown) => (&figures.unknown, "an unknown protocol".to_string()),
+                Err(Turned::Late) => (&figures.late, "no request in time".to_string()),
+                Err(Turned::Tls(error)) => (&figures.tls_failed, format!("TLS failed: {error}")),
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%remote, "closed: {what}");
+        });
+    }
+
+    async fn open(&self, conn: Conn, permit: Permit) -> Result<(), Turned> {
+        let deadline = Instant::now() + self.0.handshake;
+        let (mut conn, mut first) = look(conn, deadline).await?;
+        if let (First::Tls, Some(tls)) = (first, &self.0.tls) {
+            conn = open_tls(conn, tls, deadline).await?;
+            (conn, first) = look(conn, deadline).await?;
+        }
+        match first {
+            First::Rtmp => self.0.protocols.rtmp.serve(conn, permit),
+            First::Http1 => return self.open_http1(conn, deadline, permit).await,
+            First::Http2 => {
+                drop(permit);
+                Box::pin(self.0.http.serve(conn)).await;
+            }
+            First::Tls | First::More | First::Unknown => return Err(Turned::Unknown),
+        }
+        Ok(())
+    }
+
+    /// The first request decides: live media goes out on the bare socket, all else is the library's.
+    async fn open_http1(&self, mut conn: Conn, deadline: Instant, permit: Permit) -> Result<(), Turned> {
+        let head = match timeout_at(deadline, Head::peek(&mut conn)).await {
+            Ok(Ok(head)) => head,
+            Ok(Err(HeadError::Io(_) | HeadError::Cut)) => return Err(Turned::Gone),
+            Ok(Err(fault @ (HeadError::Large | HeadError::Syntax(_)))) => {
+                self.0.figures.bad_head.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(remote = %conn.remote(), %fault, "closed: bad HTTP");
+                let status = if matches!(fault, HeadError::Large) { 431 } else { 400 };
+                let body = problem(status, "bad-request", &fault.to_string());
+                let response = format!(
+                    "HTTP/1.1 {status} Bad Request\r\nContent-Type: {PROBLEM_TYPE}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                timeout(FAREWELL, conn.write_all(response.as_bytes())).await.ok();
+                return Err(Turned::Gone);
+            }
+            Err(_) => return Err(Turned::Late),
+        };
+        drop(permit);
+        if culvert_live::Live::takes(&head) {
+            Box::pin(self.0.protocols.live.serve(conn, head)).await;
+        } else {
+            Box::pin(self.0.http.serve(conn)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Reads until it is clear what the connection speaks.
+async fn look(mut conn: Conn, deadline: Instant) -> Result<(Conn, First), Turned> {
+    loop {
+        let told = sniff(conn.seen());
+        if told != First::More {
+            return Ok((conn, told));
+        }
+        match timeout_at(deadline, conn.fill(SNIFF_BYTES)).await {
+            Ok(Ok(0) | Err(_)) => return Err(Turned::Gone),
+            Ok(Ok(_)) => {}
+            Err(_) => return Err(Turned::Late),
+        }
+    }
+}
+
+async fn open_tls(conn: Conn, tls: &TlsAcceptor, deadline: Instant) -> Result<Conn, Turned> {
+    let remote = conn.remote();
+    let socket = conn.into_socket().ok_or(Turned::Unknown)?;
+    match timeout_at(deadline, tls.accept(socket)).await {
+        Ok(Ok(tls)) => Ok(Conn::tls_server(tls, remote)),
+        Ok(Err(error)) => Err(Turned::Tls(error)),
+        Err(_) => Err(Turned::Late),
+    }
+}
+
+/// Errors of one connection, which say nothing about the next.
+fn is_peers(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}

@@ -1,0 +1,22 @@
+//! The program: configuration, the one port, who may do what, the API, and the commands.
+//!
+//! Only this crate knows the configuration file, the port and the process. [`Node`] puts the rooms together; what they
+//! do is theirs.
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod auth;
+pub mod camera;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod door;
+mod http;
+pub mod logs;
+pub mod metrics;
+mod node;
+mod pages;
+mod protocols;
+pub mod relays;
+
+pub use node::Node;

@@ -1,0 +1,116 @@
+//! `/metrics` for Prometheus: figures are read from where they are counted at the time of the scrape, so an ended
+//! stream vanishes by itself.
+
+use std::fmt;
+use std::sync::Arc;
+
+use culvert_hub::{Action, Hub};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::door::DoorFigures;
+
+/// Renders the figures.
+pub struct Metrics(Registry);
+
+#[derive(Debug)]
+struct Figures {
+    hub: HubHandle,
+    door: Arc<DoorFigures>,
+}
+
+struct HubHandle(Hub);
+
+impl fmt::Debug for HubHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hub")
+    }
+}
+
+impl Metrics {
+    /// The figures of this hub and this door.
+    pub fn new(hub: Hub, door: Arc<DoorFigures>) -> Metrics {
+        let mut registry = Registry::with_prefix("culvert");
+        registry.register_collector(Box::new(Figures { hub: HubHandle(hub), door }));
+        Metrics(registry)
+    }
+
+    /// OpenMetrics text.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.0)?;
+        Ok(out)
+    }
+}
+
+type Labels<'a> = Vec<(&'static str, &'a str)>;
+
+fn family<'a, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, kind): (&str, &str, MetricType),
+    rows: impl IntoIterator<Item = (Labels<'a>, M)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in rows {
+        value.encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        use MetricType::{Counter, Gauge};
+        let encoder = &mut encoder;
+        let streams = self.hub.0.list();
+        let stream = |s: &'_ culvert_hub::StreamInfo| s.name.to_string();
+        let names: Vec<String> = streams.iter().map(stream).collect();
+        let rows = || names.iter().map(|name| vec![("stream", name.as_str())]).zip(&streams);
+
+        let count = streams.len() as i64;
+        family(encoder, ("streams", "Streams now", Gauge), [(vec![], ConstGauge::new(count))])?;
+        let help = "Coded bytes that came in";
+        family(encoder, ("stream_bytes", help, Counter), rows().map(|(l, s)| (l, ConstCounter::new(s.bytes))))?;
+        let help = "Frames that came in";
+        family(encoder, ("stream_frames", help, Counter), rows().map(|(l, s)| (l, ConstCounter::new(s.frames))))?;
+        let help = "Frames that were not passed on";
+        let dropped = rows().map(|(l, s)| (l, ConstCounter::new(s.dropped)));
+        family(encoder, ("stream_dropped_frames", help, Counter), dropped)?;
+        let help = "Times that the timeline was bent";
+        let bent = rows().map(|(l, s)| (l, ConstCounter::new(s.discontinuities)));
+        family(encoder, ("stream_discontinuities", help, Counter), bent)?;
+        let help = "Video frames per second over the last seconds";
+        family(encoder, ("stream_fps", help, Gauge), rows().map(|(l, s)| (l, ConstGauge::new(s.fps))))?;
+        let help = "Viewers now";
+        let viewers = rows().map(|(l, s)| (l, ConstGauge::new(s.viewers as i64)));
+        family(encoder, ("stream_viewers", help, Gauge), viewers)?;
+
+        let sessions = self.hub.0.sessions();
+        let mut by_protocol = std::collections::BTreeMap::<_, (i64, u64, u64)>::new();
+        for session in &sessions {
+            let row = by_protocol.entry((session.protocol, session.action.name())).or_default();
+            row.0 += 1;
+            row.1 += session.gaps().0;
+            if session.action == Action::Play {
+                row.2 = row.2.max(session.age().micros().unsigned_abs());
+            }
+        }
+        let rows = || by_protocol.iter().map(|((p, a), row)| (vec![("protocol", *p), ("action", *a)], row));
+        let now = rows().map(|(l, row)| (l, ConstGauge::new(row.0)));
+        family(encoder, ("sessions", "Publishers and viewers now", Gauge), now)?;
+        let help = "Skips to a key frame of the viewers that are here now";
+        family(encoder, ("session_gaps", help, Gauge), rows().map(|(l, r)| (l, ConstGauge::new(r.1 as i64))))?;
+        let help = "How far the slowest viewer is behind, in seconds";
+        let behind = rows().map(|(l, r)| (l, ConstGauge::new(r.2 as f64 / 1e6)));
+        family(encoder, ("slowest_viewer_behind_seconds", help, Gauge), behind)?;
+
+        let refusals = self.hub.0.figures().refusals();
+        let rows = refusals.iter().map(|(a, why, n)| (vec![("action", *a), ("why", *why)], ConstCounter::new(*n)));
+        family(encoder, ("refusals", "What was refused at the gate", Counter), rows)?;
+        let rows = self.door.list().map(|(what, n)| (vec![("what", what)], ConstCounter::new(n)));
+        family(encoder, ("connections", "What became of connections at the one port", Counter), rows)
+    }
+}

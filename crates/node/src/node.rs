@@ -1,0 +1,163 @@
+//! One node, put together: hub, guard, gate, door, pulls, pushes, API. Nobody else holds all of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use culvert_hub::{Class, Gate, Hub, HubLimits, Pace, RingLimits};
+use culvert_net::{listen, tls};
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{self, Api};
+use crate::auth::{Guard, Rules};
+use crate::config::{Config, FanOutClass, NodeIdentity, Tls};
+use crate::door::{Door, DoorFigures};
+use crate::http::Http;
+use crate::metrics::Metrics;
+use crate::pages;
+use crate::protocols::Protocols;
+use crate::relays::{Pulls, Pushes};
+
+/// How long a drain may take in all, and how often it looks whether all have gone.
+const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// A node that serves.
+pub struct Node {
+    /// Who it is, and its admin token.
+    pub identity: NodeIdentity,
+    /// The port it has; of use where the configuration asked for port 0.
+    pub address: SocketAddr,
+    /// Whether the port opens TLS.
+    pub secure: bool,
+    /// Its streams.
+    pub hub: Hub,
+    guard: Arc<Guard>,
+    ready: Arc<AtomicBool>,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// Starts what the configuration says. Spawns the accept loops, the pulls and the pushes.
+    pub fn start(config: &Config) -> anyhow::Result<Node> {
+        let identity = NodeIdentity::load_or_make(&config.node)?;
+        let guard = Arc::new(Guard::new(Rules::new(config, &identity.admin_token)));
+        let stop = CancellationToken::new();
+        let (hub, pace) = (Hub::new(hub_limits(config)), pace(config));
+        let silence = config.limits.stall_timeout.get();
+        let handshake = config.limits.handshake_timeout.get();
+        let dial = tls::client(None)?;
+        let pulls = Pulls::new(hub.clone(), config.pull.clone(), dial.clone(), silence, stop.clone());
+        let pushes = Pushes::new(hub.clone(), &config.push, dial, silence, stop.clone());
+        let gate = Gate::new(hub.clone(), guard.clone(), Arc::new(pulls.clone()));
+        let protocols = Protocols::new(&gate, pace, culvert_rtmp::Limits { handshake, silence });
+        let figures = Arc::new(DoorFigures::default());
+        let ready = Arc::new(AtomicBool::new(true));
+        let shown = Arc::new(config.masked_json());
+        let api =
+            Api { guard: guard.clone(), hub: hub.clone(), pulls: pulls.clone(), pushes: pushes.clone(), config: shown };
+        let router = protocols.live.router().merge(api::router(api)).merge(pages::router(
+            guard.clone(),
+            Metrics::new(hub.clone(), figures.clone()),
+            ready.clone(),
+        ));
+        let http = Http::new(router, handshake, stop.clone());
+        let certificate = server_tls(config)?;
+        let secure = certificate.is_some();
+        let per_ip = config.limits.per_ip_handshakes.get();
+        let door = Door::new(certificate, handshake, per_ip, protocols, http, figures);
+
+        let listener = bind(config.listen)?;
+        let address = listener.local_addr()?;
+        let mut listeners = vec![listener];
+        if let Some(own) = config.rtmp.listen {
+            listeners.push(bind(own.0)?);
+        }
+        for listener in listeners {
+            let (door, stop) = (door.clone(), stop.clone());
+            tokio::spawn(async move { door.run(listener, stop).await });
+        }
+        pulls.start_always();
+        pushes.start();
+        tracing::info!(%address, secure, cid = %identity.cid.as_str(), "serving");
+        Ok(Node { identity, address, secure, hub, guard, ready, stop })
+    }
+
+    /// The URL of a path on this node, as somebody on this machine would write it.
+    pub fn url(&self, scheme: &str, path: &str) -> String {
+        let host = if self.address.ip().is_unspecified() { "127.0.0.1".to_string() } else { bracketed(self.address) };
+        let scheme = if self.secure { format!("{scheme}s") } else { scheme.to_string() };
+        format!("{scheme}://{host}:{}{path}", self.address.port())
+    }
+
+    /// Takes over what can change while it runs: who may do what. What else changed is named in the log.
+    pub fn reload(&self, config: &Config) {
+        self.guard.replace(Rules::new(config, &self.identity.admin_token));
+        tracing::info!(
+            "configuration read again: auth and limits.wait_for_stream are in force; the rest needs a restart"
+        );
+    }
+
+    /// Lets nobody in any more, tells publishers and viewers, and waits until they have gone, within bounds.
+    pub async fn drain(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+        self.stop.cancel();
+        self.hub.drain();
+        for session in self.hub.sessions() {
+            session.cancel();
+        }
+        let deadline = Instant::now() + DRAIN;
+        while !self.hub.sessions().is_empty() && Instant::now() < deadline {
+            sleep(DRAIN_LOOK).await;
+        }
+    }
+}
+
+fn bracketed(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    }
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    listen(address).with_context(|| format!("cannot listen on {address}; is another program using that port?"))
+}
+
+fn hub_limits(config: &Config) -> HubLimits {
+    let limits = &config.limits;
+    let cache = RingLimits {
+        bytes: usize::try_from(limits.gop_cache.bytes.get()).unwrap_or(usize::MAX),
+        span: limits.gop_cache.span.get(),
+        max_lag: limits.max_lag.get(),
+        ..RingLimits::default()
+    };
+    let sessions = limits.viewers.get();
+    HubLimits { cache, sessions, streams: limits.publishers.get(), ..HubLimits::default() }
+}
+
+fn pace(config: &Config) -> Pace {
+    let class = match config.fan_out.class {
+        FanOutClass::Shared => Class::Shared,
+        FanOutClass::Low => Class::Low,
+    };
+    Pace { class, batch: config.limits.shared_batch.get(), stall: config.limits.stall_timeout.get() }
+}
+
+fn server_tls(config: &Config) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+    let (cert, key) = match &config.tls {
+        None => return Ok(None),
+        Some(Tls::Files { cert, key }) => (cert.clone(), key.clone()),
+        Some(Tls::SelfSigned) => {
+            let names = ["localhost".to_string(), "127.0.0.1".to_string(), "::1".to_string()];
+            tls::self_signed(&config.node.data_dir, &names)?
+        }
+    };
+    let files = tls::Files::load(&cert, &key)?;
+    Ok(Some(tls::server(Arc::new(files))?))
+}
