@@ -1,0 +1,217 @@
+//! The command line of `culvert bench`, for the node's own to embed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+/// `culvert bench`.
+#[derive(Args, Debug)]
+pub struct BenchArgs {
+    /// What to measure.
+    #[command(subcommand)]
+    pub command: BenchCommand,
+}
+
+/// What can be measured.
+#[derive(Subcommand, Debug)]
+pub enum BenchCommand {
+    /// What a server costs under N viewers of one stream.
+    Fanout(FanoutArgs),
+    /// What viewers that stop reading cost the others and the server.
+    Stall(StallArgs),
+    /// The bare loop of sends that servers are compared with; started by fanout.
+    #[command(hide = true)]
+    Floor(FloorArgs),
+}
+
+/// `culvert bench fanout`.
+#[derive(Args, Debug)]
+pub struct FanoutArgs {
+    /// Viewers at once.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub viewers: u32,
+    /// How long to measure, once all have joined and 3 s have passed.
+    #[arg(long, value_name = "S", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// The servers, measured one after another.
+    #[arg(
+        long,
+        visible_alias = "server",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "culvert,nginx-rtmp,floor"
+    )]
+    pub servers: Vec<ServerKind>,
+    /// Of the servers that have several.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "flv,ws,rtmp")]
+    pub protocols: Vec<Protocol>,
+    /// Of the servers that have several.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "shared")]
+    pub class: Vec<Class>,
+    /// How many of the viewers parse what they receive; the others count bytes.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub probes: u32,
+    /// Raise the number of viewers until some viewer is behind; --viewers is where to begin.
+    #[arg(long)]
+    pub find_limit: bool,
+    /// JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The program to be measured.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+}
+
+/// `culvert bench stall`.
+#[derive(Args, Debug)]
+pub struct StallArgs {
+    /// Viewers that read, each of them checked tag by tag.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    pub viewers: u32,
+    /// Viewers that stop reading once they have begun.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=9000))]
+    pub stalled: u32,
+    /// How they play.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "flv,ws,rtmp")]
+    pub protocols: Vec<Protocol>,
+    /// How they are served.
+    #[arg(long, value_enum, default_value_t = Class::Shared)]
+    pub class: Class,
+    /// How long to wait for the server to close those that do not read.
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub wait: u32,
+    /// JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The program to be measured.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+}
+
+/// The program to be measured.
+#[derive(Args, Debug)]
+pub struct ProgramArgs {
+    /// culvert itself; this very program if it is that, else target/release/culvert.
+    #[arg(long, value_name = "FILE")]
+    pub program: Option<PathBuf>,
+}
+
+/// The floor's process.
+#[derive(Args, Debug)]
+pub struct FloorArgs {
+    /// Where it listens, on 127.0.0.1.
+    #[arg(long)]
+    pub port: u16,
+    /// With TCP_NODELAY (low) or without.
+    #[arg(long, value_enum)]
+    pub class: Class,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerKind {
+    /// This project's program.
+    Culvert,
+    /// Debian's nginx with libnginx-mod-rtmp.
+    NginxRtmp,
+    /// A bare loop of sends on plain TCP connections.
+    Floor,
+}
+
+/// How a viewer plays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// HTTP-FLV.
+    Flv,
+    /// FLV in WebSocket messages.
+    Ws,
+    /// RTMP.
+    Rtmp,
+    /// FLV on a TCP connection, without a request: the floor's.
+    #[value(skip)]
+    Tcp,
+}
+
+/// How a viewer is served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Batches and Nagle's algorithm.
+    Shared,
+    /// TCP_NODELAY, each tag at once.
+    Low,
+}
+
+impl ServerKind {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ServerKind::Culvert => "culvert",
+            ServerKind::NginxRtmp => "nginx-rtmp",
+            ServerKind::Floor => "floor",
+        }
+    }
+}
+
+impl Protocol {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Protocol::Flv => "flv",
+            Protocol::Ws => "ws",
+            Protocol::Rtmp => "rtmp",
+            Protocol::Tcp => "tcp",
+        }
+    }
+
+    /// Bytes around a tag's body, at the least: FLV's 15, and 4 for a WebSocket message of more than 125 bytes; for
+    /// RTMP a chunk header of type 1.
+    pub const fn overhead_bytes(self) -> usize {
+        match self {
+            Protocol::Flv | Protocol::Tcp => 15,
+            Protocol::Ws => 19,
+            Protocol::Rtmp => 8,
+        }
+    }
+}
+
+impl Class {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Shared => "shared",
+            Class::Low => "low",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    #[test]
+    fn lists_are_given_with_commas() {
+        Line::command().debug_assert();
+        let line = ["bench", "fanout", "--server", "culvert,floor", "--protocols", "ws,rtmp", "--class", "shared,low"];
+        let BenchCommand::Fanout(args) = Line::try_parse_from(line).map_err(|e| e.to_string()).unwrap().bench.command
+        else {
+            panic!("fanout")
+        };
+        assert_eq!(args.servers, [ServerKind::Culvert, ServerKind::Floor]);
+        assert_eq!(args.protocols, [Protocol::Ws, Protocol::Rtmp]);
+        assert_eq!((args.class.as_slice(), args.viewers, args.seconds), (&[Class::Shared, Class::Low][..], 1000, 15));
+        assert!(Line::try_parse_from(["bench", "fanout", "--viewers", "0"]).is_err());
+        assert!(Line::try_parse_from(["bench", "fanout", "--protocols", "tcp"]).is_err());
+    }
+}

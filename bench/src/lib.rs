@@ -1,0 +1,37 @@
+//! The load generator: what a live-video server costs under many viewers of one stream, and what viewers that stop
+//! reading do to it. `culvert bench` and `culvert-bench` are both [`run`].
+//!
+//! It measures from outside, by /proc and sockets, so that other servers can be measured in the same run. It does not
+//! look at pictures and does not test correctness; that is `tests/`. Linux only.
+#![forbid(unsafe_code)]
+
+mod args;
+mod fanout;
+mod floor;
+mod measure;
+mod probe;
+mod proc;
+mod publisher;
+mod receiver;
+mod report;
+mod servers;
+mod stall;
+mod stamp;
+mod stream;
+mod viewers;
+
+pub use args::{BenchArgs, BenchCommand, Class, FanoutArgs, FloorArgs, ProgramArgs, Protocol, ServerKind, StallArgs};
+
+/// Does what the command line says and prints the figures.
+///
+/// Blocks for minutes, and pins the calling thread and those it starts to one core.
+///
+/// # Errors
+/// A server that cannot be started or does not serve; a machine that is too small.
+pub fn run(args: BenchArgs) -> anyhow::Result<()> {
+    match args.command {
+        BenchCommand::Fanout(args) => fanout::run(&args),
+        BenchCommand::Stall(args) => stall::run(&args),
+        BenchCommand::Floor(args) => floor::run(&args),
+    }
+}
