@@ -1,0 +1,31 @@
+//! A fuzz target per parser: a function that takes any bytes and panics when the parser breaks a promise.
+//!
+//! The promises are more than not to panic: however the bytes are split, the same comes out (see [`split`]); what was
+//! read and written is read again as the same; nothing is held or given out beyond its bound; a second reader agrees.
+//!
+//! The targets are plain functions, so that three can call them: `tests/replay.rs` on stable Rust with the seeds in
+//! `corpus/` (part of `cargo test`), libFuzzer through `run/`, and whoever has a file that broke something. Memory as
+//! such is for libFuzzer's `-rss_limit_mb` and `-malloc_limit_mb`.
+
+mod amf0;
+mod codec;
+mod flv;
+mod rtmp;
+pub mod split;
+
+/// A target's name and itself.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// The targets, by the names of their folders in `corpus/` and of their programs in `run/`.
+pub const TARGETS: &[Target] = &[
+    ("amf0", amf0::amf0),
+    ("annexb", codec::annexb),
+    ("config_records", codec::config_records),
+    ("flv", flv::flv),
+    ("frames", codec::frames),
+    ("rtmp_chunks", rtmp::rtmp_chunks),
+    ("rtmp_handshake", rtmp::rtmp_handshake),
+    ("rtmp_session", rtmp::rtmp_session),
+    ("sps264", codec::sps264),
+    ("sps265", codec::sps265),
+];
