@@ -42,6 +42,23 @@ impl Credentials {
     }
 }
 
+/// The web site on whose behalf an HTTP request is made, for [`crate::Ask::origin`]: its `Origin`, or else the site that
+/// it was sent to.
+///
+/// A page's own requests carry no `Origin` while they stay on its site; so a name that somebody points at this machine
+/// must count as a site, or it would gain what this machine's own users may do. The same goes for a proxy on this
+/// machine that serves the world: what it forwards (`forwarded`: a header says so) is on behalf of nobody known.
+pub fn site(origin: Option<&str>, host: Option<&str>, forwarded: bool) -> String {
+    match (origin, host) {
+        (Some(origin), _) => origin.to_string(),
+        (None, Some(host)) if !forwarded => format!("http://{host}"),
+        (None, _) => "unknown".to_string(),
+    }
+}
+
+/// Headers, in lower case, by which a proxy shows that it is one (RFC 7239, RFC 9110 7.6.3, and custom).
+pub const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+
 /// The first value of a parameter in a query string (without `?`), percent-decoded.
 pub fn parameter(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));

@@ -17,12 +17,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use culvert_media::{Chunk, Time};
 use tokio::io::AsyncWrite;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::packaging::Line;
 use crate::reader::{Player, Taken};
+use crate::ring::Slot;
 use crate::session::SessionFigures;
 use crate::stream::End;
 
@@ -54,27 +56,31 @@ impl Class {
 pub struct Pace {
     /// The class of viewers that do not choose.
     pub class: Class,
-    /// The least time between two writes to a viewer of the shared class.
+    /// The longest that something waits for company in the shared class, while the machine keeps up.
     pub batch: Duration,
     /// A viewer that takes no byte for this long is closed.
     pub stall: Duration,
 }
 
 impl Default for Pace {
-    /// 40 ms keeps a shared viewer within 50 ms of the publisher; 15 s without progress is issue 2's figure.
+    /// With 25 ms a shared viewer is within 50 ms of the publisher on a busy core too (bench/NUMBERS.md).
     fn default() -> Pace {
-        Pace { class: Class::Shared, batch: Duration::from_millis(40), stall: Duration::from_secs(15) }
+        Pace { class: Class::Shared, batch: Duration::from_millis(25), stall: Duration::from_secs(15) }
     }
 }
 
 /// Batches grow with the time that a round takes, up to this.
 const LONGEST_BATCH: Duration = Duration::from_millis(300);
-/// A round may take this part of its period; where it takes more, the period grows.
+/// A round's period is at least this many times what the round takes: a crew leaves half of its worker to others.
 const ROUND_SHARE: u32 = 2;
+/// What fills a packet on an ordinary link (1,500 bytes of Ethernet, less the headers and options of IP and TCP).
+const FULL_BYTES: usize = 1400;
 /// Viewers that are written to before other tasks get their turn.
 const VIEWERS_A_TURN: usize = 128;
 /// A crew with more viewers than this lets another worker begin one, where there is another.
 const CREW: usize = 256;
+/// A crew looks for what cannot wait at most this often.
+const LOOK: Duration = Duration::from_millis(2);
 /// Most chunks of one round: one call's worth of slices.
 const ROUND_CHUNKS: usize = 512;
 /// Most bytes of control messages (answers, pongs) that wait for one viewer; beyond, the peer is misbehaving.
@@ -82,6 +88,7 @@ const CONTROL_BYTES: usize = 16 << 10;
 
 const CONTROL: u8 = 1;
 const CLOSE: u8 = 2;
+const LEFT: u8 = 4;
 
 /// What the owner of a connection and the writer of its viewer share.
 struct Tap {
@@ -125,7 +132,7 @@ pub struct Finished {
     pub outlet: Option<Outlet>,
 }
 
-/// A viewer that is being written to. Dropping it closes the viewer.
+/// A viewer that is being written to. Dropping it means that its peer has left.
 pub struct Attached {
     tap: Arc<Tap>,
     figures: Arc<SessionFigures>,
@@ -172,7 +179,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.close();
+        self.tap.raise(LEFT);
     }
 }
 
@@ -206,20 +213,28 @@ impl Player {
 
 /// Serves one viewer alone until it is level with its packaging, then lets a crew take it.
 async fn catch_up(mut member: Member) {
+    let mut progress = Instant::now();
     let end = loop {
         let tap = member.tap.clone();
         let woken = tap.notify.notified();
         tokio::pin!(woken);
         woken.as_mut().enable();
         let flags = tap.flags();
+        if flags & LEFT != 0 {
+            break End::Disconnected;
+        }
         if flags & CLOSE != 0 {
             break End::Closed;
         }
         if !member.pending.is_empty() {
+            let stalled = progress + member.pace.stall;
             tokio::select! {
                 biased;
-                written = timeout(member.pace.stall, member.write()) => match written {
-                    Ok(Ok(())) => continue,
+                written = timeout_at(stalled, member.write()) => match written {
+                    Ok(Ok(())) => {
+                        progress = Instant::now();
+                        continue;
+                    }
                     Ok(Err(_)) => break End::Disconnected,
                     Err(_) => break End::Stalled,
                 },
@@ -243,17 +258,22 @@ async fn catch_up(mut member: Member) {
             Taken::Some => {}
             Taken::End(end) => break end,
             Taken::Empty => {
-                match timeout(member.pace.stall, member.flush()).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) => break End::Disconnected,
-                    Err(_) => break End::Stalled,
+                let stalled = progress + member.pace.stall;
+                tokio::select! {
+                    biased;
+                    flushed = timeout_at(stalled, member.flush()) => match flushed {
+                        Ok(Ok(())) => progress = Instant::now(),
+                        Ok(Err(_)) => break End::Disconnected,
+                        Err(_) => break End::Stalled,
+                    },
+                    () = &mut woken => continue,
                 }
                 if member.player.cursor.next().is_some() {
                     return line.crews.join(member);
                 }
                 // It waits for an entry; no crew can use it before.
                 tokio::select! {
-                    () = changed => {}
+                    () = changed => progress = Instant::now(),
                     () = woken => {}
                 }
             }
@@ -340,7 +360,9 @@ impl Crews {
 
     /// Gives a level viewer to the least loaded crew of its class. Spawns a crew where there is none, or where all
     /// are large and a worker is free.
-    fn join(&self, member: Member) {
+    fn join(&self, mut member: Member) {
+        // Level viewers have nothing pending; what catching up needed room for is given back.
+        member.pending = VecDeque::new();
         let mut crews = self.crews.lock().expect("no code panics while it holds the list of crews");
         crews.retain(|crew| !crew.inbox().closed);
         let same = || crews.iter().filter(|crew| crew.class == member.class);
@@ -380,56 +402,49 @@ struct Round {
     /// Sequence number of `chunks[0]`.
     first: u64,
     chunks: Vec<Bytes>,
+    /// Of the last of them.
+    time: Time,
     end: Option<End>,
 }
 
 async fn run(crew: Arc<Crew>, line: Arc<Line>, pace: Pace) {
     let mut members: Vec<Member> = Vec::new();
     let mut next: Option<u64> = None;
-    let mut period = pace.batch;
-    let mut round_at = Instant::now();
+    let mut clock = Clock::new(crew.class, pace);
+    let mut looked = Instant::now();
     loop {
+        // Before any waiting: once the last viewer has gone nothing feeds the line any more, and nothing would wake it.
+        if !take_in(&crew, &mut members, &mut next) {
+            return;
+        }
         let changed = line.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        let mut woken_by_line = true;
-        if !due(&line, next) {
-            tokio::select! {
-                () = &mut changed => {}
-                () = crew.wake.notified() => woken_by_line = false,
-            }
+        // A new viewer, an answer, somebody who left: served by a round without chunks, for it cannot wait.
+        let take_chunks = match clock.due(&Unsent::count(&line, next)) {
+            Due::Now => true,
+            Due::At(at) => tokio::select! {
+                () = sleep_until(at) => true,
+                () = &mut changed => continue,
+                () = crew.wake.notified() => false,
+            },
+            Due::Never => tokio::select! {
+                () = &mut changed => continue,
+                () = crew.wake.notified() => false,
+            },
+        };
+        if !take_chunks {
+            // A viewer that pings without end must not make the crew look at all of its viewers each time.
+            sleep_until(looked + LOOK).await;
+            looked = Instant::now();
+            serve(&crew, &mut members, &Round::default()).await;
+            continue;
         }
-        if crew.class == Class::Shared && woken_by_line {
-            // What cannot wait for the batch (a close, an answer, a new viewer) is served by a round without chunks.
-            tokio::select! {
-                () = sleep_until(round_at + period) => {}
-                () = crew.wake.notified() => woken_by_line = false,
-            }
-        }
-        {
-            let mut inbox = crew.inbox();
-            for member in inbox.joining.drain(..) {
-                let place = member.player.cursor.next();
-                next = match (next, place) {
-                    (Some(next), Some(place)) if !members.is_empty() => Some(next.min(place)),
-                    (_, place) => place,
-                };
-                members.push(member);
-            }
-            if members.is_empty() {
-                inbox.closed = true;
-                return;
-            }
-        }
-        let take_chunks = woken_by_line || crew.class == Class::Low;
-        let round = if take_chunks { Round::take(&line, next) } else { Round::default() };
+        let round = Round::take(&line, next);
         let started = Instant::now();
         serve(&crew, &mut members, &round).await;
-        if take_chunks {
-            next = Some(round.first + round.chunks.len() as u64);
-            round_at = started;
-            period = (started.elapsed() * ROUND_SHARE).clamp(pace.batch, LONGEST_BATCH.max(pace.batch));
-        }
+        next = Some(round.first + round.chunks.len() as u64);
+        clock.round_done(started);
         if let Some(end) = round.end {
             for member in members.drain(..) {
                 crew.load.fetch_sub(1, Ordering::Relaxed);
@@ -439,10 +454,87 @@ async fn run(crew: Arc<Crew>, line: Arc<Line>, pace: Pace) {
     }
 }
 
-/// Whether there is something new already.
-fn due(line: &Line, next: Option<u64>) -> bool {
-    let chunks = line.lock();
-    chunks.end.is_some() || next.is_some_and(|next| chunks.ring.end() > next)
+/// Takes in who is joining. False: there is nobody, and the crew is closed.
+fn take_in(crew: &Crew, members: &mut Vec<Member>, next: &mut Option<u64>) -> bool {
+    let mut inbox = crew.inbox();
+    for member in inbox.joining.drain(..) {
+        let place = member.player.cursor.next();
+        *next = match (*next, place) {
+            (Some(next), Some(place)) if !members.is_empty() => Some(next.min(place)),
+            (_, place) => place,
+        };
+        members.push(member);
+    }
+    inbox.closed = members.is_empty();
+    !inbox.closed
+}
+
+/// What a crew has not offered yet.
+struct Unsent {
+    bytes: usize,
+    ended: bool,
+}
+
+impl Unsent {
+    fn count(line: &Line, next: Option<u64>) -> Unsent {
+        let chunks = line.lock();
+        let ended = chunks.end.is_some();
+        let slots = next.and_then(|next| chunks.ring.from(next));
+        // A crew that fell behind the ring has nothing to lose by beginning at once.
+        let lost = next.is_some() && slots.is_none();
+        let bytes = slots.map_or(0, |slots| slots.map(|slot| slot.body.data.len()).sum());
+        Unsent { bytes: if lost { FULL_BYTES } else { bytes }, ended }
+    }
+}
+
+/// When a crew's next round is.
+enum Due {
+    Now,
+    At(Instant),
+    /// There is nothing new.
+    Never,
+}
+
+/// Decides when rounds are. In the shared class, what fills a packet goes at once and what does not waits for company:
+/// as Nagle's algorithm has it, but by our clock rather than by the peer's acknowledgements, which some delay by more
+/// than a batch. So a video frame leaves when it comes, and the sound since the one before leaves with it.
+struct Clock {
+    class: Class,
+    batch: Duration,
+    /// Of the last round.
+    round_at: Option<Instant>,
+    /// The least time between two rounds: half a batch, more where rounds take long.
+    period: Duration,
+    /// Since when something waits.
+    waiting: Option<Instant>,
+}
+
+impl Clock {
+    fn new(class: Class, pace: Pace) -> Clock {
+        Clock { class, batch: pace.batch, round_at: None, period: pace.batch / 2, waiting: None }
+    }
+
+    fn due(&mut self, unsent: &Unsent) -> Due {
+        if unsent.bytes == 0 && !unsent.ended {
+            return Due::Never;
+        }
+        if self.class == Class::Low {
+            return Due::Now;
+        }
+        let now = Instant::now();
+        let waiting = *self.waiting.get_or_insert(now);
+        let full = unsent.bytes >= FULL_BYTES || unsent.ended;
+        let wanted = if full { now } else { waiting + self.batch };
+        let allowed = self.round_at.map_or(now, |at| at + self.period);
+        let at = wanted.max(allowed);
+        if at <= now { Due::Now } else { Due::At(at) }
+    }
+
+    fn round_done(&mut self, started: Instant) {
+        self.waiting = None;
+        self.round_at = Some(started);
+        self.period = (started.elapsed() * ROUND_SHARE).clamp(self.batch / 2, LONGEST_BATCH.max(self.batch));
+    }
 }
 
 impl Round {
@@ -452,12 +544,17 @@ impl Round {
         let first = next.unwrap_or(end).min(end);
         match chunks.ring.from(first) {
             Some(slots) => {
-                let taken: Vec<Bytes> = slots.take(ROUND_CHUNKS).map(|slot| slot.body.data.clone()).collect();
+                let mut time = Time::ZERO;
+                let mut bytes = |slot: &Slot<Chunk, _>| {
+                    time = slot.time;
+                    slot.body.data.clone()
+                };
+                let taken: Vec<Bytes> = slots.take(ROUND_CHUNKS).map(&mut bytes).collect();
                 let all = first + taken.len() as u64 == end;
-                Round { first, chunks: taken, end: chunks.end.clone().filter(|_| all) }
+                Round { first, chunks: taken, time, end: chunks.end.clone().filter(|_| all) }
             }
             // The loop itself fell behind the ring: everybody catches up alone.
-            None => Round { first: end, chunks: Vec::new(), end: chunks.end.clone() },
+            None => Round { first: end, chunks: Vec::new(), time: Time::ZERO, end: chunks.end.clone() },
         }
     }
 }
@@ -514,6 +611,7 @@ impl Member {
         let figures = self.player.session();
         if written == total[place] {
             figures.count(written as u64, (slices.len() - place) as u64);
+            figures.set_sent(round.time);
             self.player.cursor.set_next(end);
             return true;
         }

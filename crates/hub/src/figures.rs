@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use culvert_media::{Frame, Time};
+use tokio::time::Instant;
 
 use crate::{Action, Refusal};
 

@@ -99,6 +99,9 @@ pub enum Refusal {
     /// Somebody else publishes under this name.
     #[error("the stream {0} is being published by somebody else; stop that publisher or choose another name")]
     Taken(StreamName),
+    /// Too many wrong credentials came from there.
+    #[error("{0}")]
+    TooMany(String),
     /// A limit of this node.
     #[error("{0}")]
     Full(String),
@@ -116,6 +119,7 @@ impl Refusal {
             Refusal::NoStream(_) => 404,
             Refusal::NotStarted(_) => 504,
             Refusal::Taken(_) => 409,
+            Refusal::TooMany(_) => 429,
             Refusal::Full(_) | Refusal::Draining => 503,
         }
     }
@@ -128,6 +132,7 @@ impl Refusal {
             Refusal::NoStream(_) => "no-stream",
             Refusal::NotStarted(_) => "not-started",
             Refusal::Taken(_) => "taken",
+            Refusal::TooMany(_) => "too-many",
             Refusal::Full(_) => "full",
             Refusal::Draining => "draining",
         }
@@ -179,19 +184,25 @@ impl Gate {
     /// Asks to publish. The stream is reserved at once and becomes visible with its tracks
     /// ([`Publisher::set_tracks`]).
     pub async fn publish(&self, ask: &Ask) -> Result<Publisher, Refusal> {
-        let grant = self.admit(ask).await?;
-        self.hub.publish(&ask.stream, ask.into(), grant.identity)
+        let publish = async {
+            let grant = self.policy.admit(ask).await?;
+            self.hub.publish(&ask.stream, ask.into(), grant.identity)
+        };
+        self.note(ask, publish.await)
     }
 
     /// Asks to play. Waits, within bounds, for a stream that is about to start, that can be started on demand, or
     /// for which the policy lets viewers wait.
     pub async fn play(&self, ask: &Ask) -> Result<Admission, Refusal> {
-        let grant = self.admit(ask).await?;
-        self.hub.play(&ask.stream, ask.into(), grant, self.demand.as_ref()).await
+        let play = async {
+            let grant = self.policy.admit(ask).await?;
+            self.hub.play(&ask.stream, ask.into(), grant, self.demand.as_ref()).await
+        };
+        self.note(ask, play.await)
     }
 
-    async fn admit(&self, ask: &Ask) -> Result<Grant, Refusal> {
-        let verdict = self.policy.admit(ask).await;
+    /// Counts and logs a refusal, whoever made it.
+    fn note<T>(&self, ask: &Ask, verdict: Result<T, Refusal>) -> Result<T, Refusal> {
         if let Err(refusal) = &verdict {
             self.hub.figures().count_refusal(ask.action, refusal);
             tracing::info!(

@@ -1,13 +1,14 @@
 //! Streams by name.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use culvert_media::{Mux, StreamName};
+use culvert_media::{Mux, StreamName, Time};
 use tokio::sync::{Notify, broadcast, mpsc};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::figures::HubFigures;
 use crate::gate::{Action, Demand, Grant, Identity, Refusal, Starting};
@@ -28,9 +29,9 @@ const EVENTS: usize = 256;
 pub struct HubLimits {
     /// The cache of each stream.
     pub cache: RingLimits,
-    /// Most publishers and viewers together.
-    pub sessions: usize,
-    /// Most streams.
+    /// Most viewers.
+    pub viewers: usize,
+    /// Most streams, and so publishers.
     pub streams: usize,
     /// Loops that one packaging may spread its viewers over: the cores of this process.
     pub workers: usize,
@@ -40,7 +41,7 @@ impl Default for HubLimits {
     fn default() -> HubLimits {
         HubLimits {
             cache: RingLimits::default(),
-            sessions: 20_000,
+            viewers: 20_000,
             streams: 4096,
             workers: std::thread::available_parallelism().map_or(1, usize::from),
         }
@@ -68,7 +69,8 @@ struct Inner {
     events: broadcast::Sender<Event>,
     /// Some stream appeared, became live, or ended.
     changed: Notify,
-    draining: AtomicBool,
+    draining: CancellationToken,
+    tasks: TaskTracker,
 }
 
 /// A viewer that was let in, about to choose how it reads.
@@ -88,7 +90,8 @@ impl Hub {
             figures: HubFigures::default(),
             events: broadcast::Sender::new(EVENTS),
             changed: Notify::new(),
-            draining: AtomicBool::new(false),
+            draining: CancellationToken::new(),
+            tasks: TaskTracker::new(),
         }))
     }
 
@@ -99,37 +102,32 @@ impl Hub {
     /// Reserves the name. A stream that is being published is refused, unless both publishers are the same proven
     /// identity: then the new one takes over and viewers stay (security.md S24).
     pub fn publish(&self, name: &StreamName, source: Source, identity: Identity) -> Result<Publisher, Refusal> {
-        if self.0.draining.load(Ordering::Relaxed) {
+        if self.0.draining.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        let full = || Refusal::Full("this node serves as many sessions as it may (limits.viewers)".into());
-        let open = |identity: &Identity| {
-            let limit = self.0.limits.sessions;
-            let session = Registry::open;
-            session(&self.0.sessions, Action::Publish, name, source.clone(), identity.clone(), None, limit)
-        };
+        let open = || self.0.sessions.open(Action::Publish, name, source.clone(), identity.clone(), None);
         let (sender, wishes) = mpsc::channel(WISHES);
         let mut streams = self.streams();
-        if let Some(stream) = streams.get(name).cloned() {
+        // A stream that has ended and is about to leave the map is none.
+        if let Some(stream) = streams.get(name).filter(|stream| stream.lock().end.is_none()).cloned() {
             let holder = stream.lock().publisher.clone();
             if !(identity.proven && identity == holder.identity) {
                 return Err(Refusal::Taken(name.clone()));
             }
-            let session = open(&identity).ok_or_else(full)?;
+            let session = open();
             let generation = stream.take_over(session.figures().clone(), sender);
             drop(streams);
             tracing::info!(stream = %name, protocol = source.protocol, remote = %source.remote, "publisher taken over");
             return Ok(Publisher::new(self.clone(), stream, generation, session, wishes));
         }
         if streams.len() >= self.0.limits.streams {
-            return Err(Refusal::Full("this node has as many streams as it may (limits.streams)".into()));
+            return Err(Refusal::Full("this node has as many publishers as it may (limits.publishers)".into()));
         }
-        let session = open(&identity).ok_or_else(full)?;
+        let session = open();
         let stream = Arc::new(Stream::new(name.clone(), self.0.limits.cache, session.figures().clone(), sender));
         streams.insert(name.clone(), stream.clone());
         drop(streams);
         self.0.changed.notify_waiters();
-        tracing::info!(stream = %name, protocol = source.protocol, remote = %source.remote, identity = %identity.name, "publishing");
         Ok(Publisher::new(self.clone(), stream, 1, session, wishes))
     }
 
@@ -148,7 +146,7 @@ impl Hub {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.0.draining.load(Ordering::Relaxed) {
+            if self.0.draining.is_cancelled() {
                 return Err(Refusal::Draining);
             }
             match self.find(name) {
@@ -170,7 +168,7 @@ impl Hub {
                 match &mut starting {
                     Some(starting) => tokio::select! {
                         () = changed => None,
-                        failed = failure(&mut starting.failed) => Some(failed),
+                        failed = failure(&mut starting.failed) => failed,
                     },
                     None => {
                         changed.await;
@@ -179,7 +177,10 @@ impl Hub {
                 }
             };
             match timeout_at(deadline, waited).await {
-                Ok(None) => {}
+                Ok(None) => {
+                    // An attempt that ended without a word was one that nobody wanted any more; this viewer asks anew.
+                    starting = starting.filter(|starting| starting.failed.has_changed().is_ok());
+                }
                 Ok(Some(why)) => return Err(Refusal::NotStarted(why)),
                 Err(_) if starting.is_some() => {
                     return Err(Refusal::NotStarted(format!("the source of {name} did not answer in time")));
@@ -202,15 +203,16 @@ impl Hub {
     fn admit(&self, stream: Arc<Stream>, source: Source, identity: Identity) -> Result<Admission, Refusal> {
         let viewers = Some(stream.viewers.clone());
         let registry = &self.0.sessions;
-        let limit = self.0.limits.sessions;
-        let session = registry
-            .open(Action::Play, &stream.name, source, identity, viewers, limit)
-            .ok_or_else(|| Refusal::Full("this node serves as many viewers as it may (limits.viewers)".into()))?;
+        if registry.viewers() >= self.0.limits.viewers {
+            return Err(Refusal::Full("this node serves as many viewers as it may (limits.viewers)".into()));
+        }
+        let session = registry.open(Action::Play, &stream.name, source, identity, viewers);
         Ok(Admission { stream, session, workers: self.0.limits.workers })
     }
 
+    /// The stream of this name that has not ended.
     fn find(&self, name: &StreamName) -> Option<Arc<Stream>> {
-        self.streams().get(name).cloned()
+        self.streams().get(name).filter(|stream| stream.lock().end.is_none()).cloned()
     }
 
     pub(crate) fn remove(&self, stream: &Arc<Stream>) {
@@ -220,7 +222,10 @@ impl Hub {
             streams.remove(&stream.name);
         }
         drop(streams);
-        tracing::info!(stream = %stream.name, "stream ended");
+        let info = stream.info();
+        if !info.tracks.is_empty() {
+            tracing::info!(stream = %stream.name, frames = info.frames, bytes = info.bytes, "stream ended");
+        }
         self.announce(Event::Ended(stream.name.clone()));
     }
 
@@ -252,6 +257,12 @@ impl Hub {
         self.0.sessions.list()
     }
 
+    /// How far a viewer is behind its stream: the age of the newest frame over that of the last one handed to it.
+    pub fn behind(&self, session: &SessionFigures) -> Option<Time> {
+        let newest = self.find(&session.stream)?.lock().ring.newest()?;
+        Some((newest - session.sent()?).max(Time::ZERO))
+    }
+
     /// One of them.
     pub fn session(&self, id: u64) -> Option<Arc<SessionFigures>> {
         self.0.sessions.session(id)
@@ -262,19 +273,35 @@ impl Hub {
         &self.0.figures
     }
 
-    /// Lets nobody in any more.
+    /// Lets nobody in any more, and ends whoever is there.
     pub fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+        self.0.draining.cancel();
         self.0.changed.notify_waiters();
+        for session in self.sessions() {
+            session.cancel();
+        }
+    }
+
+    /// Returns once nobody is let in any more.
+    pub async fn draining(&self) {
+        self.0.draining.cancelled().await;
+    }
+
+    /// Spawns a task that serves a peer: [`Hub::drained`] waits for it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.tasks.spawn(task);
+    }
+
+    /// Returns once every peer has been told and has gone.
+    pub async fn drained(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
     }
 }
 
-/// The sentence of an attempt that failed; waits for ever when the attempt ends without one.
-async fn failure(failed: &mut tokio::sync::watch::Receiver<Option<String>>) -> String {
-    match failed.wait_for(Option::is_some).await.map(|why| why.clone()) {
-        Ok(Some(why)) => why,
-        Ok(None) | Err(_) => std::future::pending().await,
-    }
+/// The sentence of an attempt that failed; None when it ended without one.
+async fn failure(failed: &mut tokio::sync::watch::Receiver<Option<String>>) -> Option<String> {
+    failed.wait_for(Option::is_some).await.map_or(None, |why| why.clone())
 }
 
 impl Admission {

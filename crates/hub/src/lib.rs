@@ -19,7 +19,7 @@ mod session;
 mod stream;
 mod timeline;
 
-pub use credentials::{Credentials, parameter};
+pub use credentials::{Credentials, FORWARDED, parameter, site};
 pub use fanout::{Attached, Class, Finished, Outlet, Pace};
 pub use figures::HubFigures;
 pub use gate::{Action, Ask, BoxFuture, Demand, Gate, Grant, Identity, Policy, Refusal, Starting};

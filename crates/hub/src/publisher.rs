@@ -45,6 +45,11 @@ impl Publisher {
     /// dropped; after a change, video waits for a key frame.
     pub fn set_tracks(&self, tracks: Tracks) {
         if self.stream.set_tracks(self.generation, tracks) {
+            let figures = self.session.figures();
+            tracing::info!(
+                stream = %self.stream.name, protocol = figures.protocol, remote = %figures.remote,
+                identity = %figures.identity.name, "publishing"
+            );
             self.hub.announce(Event::Live(self.stream.name.clone()));
         }
     }

@@ -47,6 +47,9 @@ impl Subscriber {
             let changed = stream.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
+            if self.session.figures().is_cancelled() {
+                return Next::End(End::Closed);
+            }
             if let Some(next) = self.try_next() {
                 return next;
             }
@@ -75,7 +78,7 @@ impl Subscriber {
                 self.ready.push_back(Next::Tracks(slot.context.clone()));
             }
             self.session.figures().count(slot.body.data.len() as u64, 1);
-            self.session.figures().set_age(state.ring.age(&self.cursor));
+            self.session.figures().set_sent(slot.time);
             self.ready.push_back(Next::Frame(slot.body.clone()));
         }
         self.ready.pop_front()
@@ -130,6 +133,9 @@ impl Player {
             let changed = line.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
+            if self.session.figures().is_cancelled() {
+                return Err(End::Closed);
+            }
             match self.try_take(|bytes| out.push(bytes)) {
                 Taken::Some => return Ok(()),
                 Taken::End(end) => return Err(end),
@@ -145,7 +151,7 @@ impl Player {
     pub(crate) fn try_take(&mut self, mut out: impl FnMut(Bytes)) -> Taken {
         let line = self.line.clone();
         let chunks = line.lock();
-        let (mut bytes, mut count) = (0, 0u64);
+        let (mut bytes, mut count, mut last) = (0, 0u64, None);
         while bytes < BATCH_BYTES && count < BATCH_CHUNKS as u64 {
             let slot = match chunks.ring.read(&mut self.cursor) {
                 Read::Item(slot) => slot,
@@ -164,10 +170,11 @@ impl Player {
             };
             bytes += slot.body.data.len();
             count += 1;
+            last = Some(slot.time);
             out(slot.body.data.clone());
         }
-        self.session.figures().set_age(chunks.ring.age(&self.cursor));
-        if count > 0 {
+        if let Some(last) = last {
+            self.session.figures().set_sent(last);
             self.session.figures().count(bytes as u64, count);
             return Taken::Some;
         }

@@ -36,7 +36,7 @@ const HISTORY: Time = Time::from_millis(1500);
 pub(crate) struct Slot<B, C> {
     pub(crate) body: B,
     pub(crate) context: C,
-    time: Time,
+    pub(crate) time: Time,
     bytes: usize,
 }
 
@@ -114,7 +114,9 @@ impl<B, C> Ring<B, C> {
         while let Some(front) = self.slots.front() {
             let over =
                 self.bytes > self.limits.bytes || self.slots.len() > self.limits.items || newest - front.time > span;
-            let stale = self.entries.back().is_some_and(|&entry| entry > self.first) && newest - front.time > HISTORY;
+            // Who lags less than `max_lag` is not to skip, so what he has not read stays.
+            let history = HISTORY.max(Time::from(self.limits.max_lag));
+            let stale = self.entries.back().is_some_and(|&entry| entry > self.first) && newest - front.time > history;
             // The item just pushed always stays: a ring that holds nothing would starve every reader.
             if !(over || stale) || self.slots.len() == 1 {
                 break;
@@ -174,12 +176,9 @@ impl<B, C> Ring<B, C> {
         }
     }
 
-    /// The place of a cursor that is reading in order; None while it waits for an entry.
-    pub(crate) fn age(&self, cursor: &Cursor) -> Time {
-        match (cursor.next.and_then(|seq| self.slot(seq)), self.slots.back()) {
-            (Some(next), Some(newest)) => newest.time - next.time,
-            (None, _) | (_, None) => Time::ZERO,
-        }
+    /// Time of the newest item.
+    pub(crate) fn newest(&self) -> Option<Time> {
+        self.slots.back().map(|slot| slot.time)
     }
 
     /// Slots from `seq` on, or None when some of them are gone.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
@@ -27,6 +27,8 @@ impl From<&Ask> for Source {
     }
 }
 
+const NOTHING: i64 = i64::MIN;
+
 /// One publisher or viewer as the API shows it.
 #[derive(Debug)]
 pub struct SessionFigures {
@@ -48,7 +50,8 @@ pub struct SessionFigures {
     frames: AtomicU64,
     gaps: AtomicU64,
     skipped: AtomicU64,
-    age_micros: AtomicU64,
+    /// Decoding time of the last thing that was handed on, in microseconds; NOTHING before.
+    sent_micros: AtomicI64,
     cancel: CancellationToken,
 }
 
@@ -64,8 +67,14 @@ impl SessionFigures {
         self.skipped.fetch_add(skipped, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_age(&self, age: Time) {
-        self.age_micros.store(age.micros().max(0).unsigned_abs(), Ordering::Relaxed);
+    pub(crate) fn set_sent(&self, time: Time) {
+        self.sent_micros.store(time.micros(), Ordering::Relaxed);
+    }
+
+    /// Decoding time of the last thing that was handed on.
+    pub(crate) fn sent(&self) -> Option<Time> {
+        let micros = self.sent_micros.load(Ordering::Relaxed);
+        (micros != NOTHING).then(|| Time::from_micros(micros))
     }
 
     /// Bytes that went through.
@@ -81,11 +90,6 @@ impl SessionFigures {
     /// How often a viewer skipped to a key frame, and how much it missed by that.
     pub fn gaps(&self) -> (u64, u64) {
         (self.gaps.load(Ordering::Relaxed), self.skipped.load(Ordering::Relaxed))
-    }
-
-    /// Age of the oldest frame that a viewer has not been sent.
-    pub fn age(&self) -> Time {
-        Time::from_micros(i64::try_from(self.age_micros.load(Ordering::Relaxed)).unwrap_or(i64::MAX))
     }
 
     /// Returns once somebody has ended it from outside.
@@ -131,6 +135,7 @@ impl Drop for Session {
         }
         if let Some(registry) = self.registry.upgrade() {
             registry.lock().remove(&self.figures.id);
+            registry.viewers.fetch_sub(usize::from(self.viewers.is_some()), Ordering::Relaxed);
         }
     }
 }
@@ -139,6 +144,7 @@ impl Drop for Session {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     next: AtomicU64,
+    viewers: AtomicUsize,
     live: Mutex<HashMap<u64, Arc<SessionFigures>>>,
 }
 
@@ -147,7 +153,12 @@ impl Registry {
         self.live.lock().expect("no code panics while it holds this lock")
     }
 
-    /// Begins a session unless there are `limit` already.
+    /// How many watch.
+    pub(crate) fn viewers(&self) -> usize {
+        self.viewers.load(Ordering::Relaxed)
+    }
+
+    /// Begins a session. `viewers` counts those of its stream.
     pub(crate) fn open(
         self: &Arc<Registry>,
         action: Action,
@@ -155,8 +166,7 @@ impl Registry {
         source: Source,
         identity: Identity,
         viewers: Option<watch::Sender<usize>>,
-        limit: usize,
-    ) -> Option<Session> {
+    ) -> Session {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let figures = Arc::new(SessionFigures {
             id,
@@ -170,20 +180,15 @@ impl Registry {
             frames: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
-            age_micros: AtomicU64::new(0),
+            sent_micros: AtomicI64::new(NOTHING),
             cancel: CancellationToken::new(),
         });
-        {
-            let mut live = self.lock();
-            if live.len() >= limit {
-                return None;
-            }
-            live.insert(id, figures.clone());
-        }
+        self.lock().insert(id, figures.clone());
         if let Some(viewers) = &viewers {
             viewers.send_modify(|n| *n += 1);
+            self.viewers.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Session { figures, registry: Arc::downgrade(self), viewers })
+        Session { figures, registry: Arc::downgrade(self), viewers }
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<SessionFigures>> {

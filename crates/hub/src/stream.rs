@@ -2,10 +2,11 @@
 
 use std::any::TypeId;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use culvert_media::{Frame, Kind, Mux, StreamName, Track, Tracks};
+use culvert_media::{Frame, Kind, Mux, StreamName, Track, TrackId, Tracks};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::figures::Meter;
 use crate::packaging::{Feed, Packaging};
@@ -101,8 +102,11 @@ pub(crate) struct State {
     packagings: Vec<(TypeId, Weak<dyn Feed>)>,
     timeline: Timeline,
     meter: Meter,
-    /// Video is withheld until a key frame: at the start, after a takeover, after new parameters.
-    need_key: bool,
+    /// Video tracks that are withheld until a key frame: all of them at the start and after a takeover, those whose
+    /// parameters changed.
+    need_key: Vec<TrackId>,
+    /// The timeline was bent at a frame that was withheld.
+    bent: bool,
 }
 
 pub(crate) struct Stream {
@@ -136,7 +140,8 @@ impl Stream {
                 packagings: Vec::new(),
                 timeline: Timeline::default(),
                 meter: Meter::new(Instant::now()),
-                need_key: true,
+                need_key: Vec::new(),
+                bent: false,
             }),
             changed: Notify::new(),
             viewers: watch::Sender::new(0),
@@ -153,8 +158,7 @@ impl Stream {
         state.generation += 1;
         std::mem::replace(&mut state.publisher, publisher).cancel();
         state.wishes = wishes;
-        state.timeline.restart();
-        state.need_key = true;
+        state.restart();
         state.generation
     }
 
@@ -162,8 +166,7 @@ impl Stream {
     pub(crate) fn restart(&self, generation: u64) {
         let mut state = self.lock();
         if state.generation == generation {
-            state.timeline.restart();
-            state.need_key = true;
+            state.restart();
         }
     }
 
@@ -173,7 +176,10 @@ impl Stream {
         if state.generation != generation || state.end.is_some() || state.tracks.as_ref() == Some(&tracks) {
             return false;
         }
-        state.need_key = true;
+        let known = state.tracks.clone();
+        let same = |t: &Track| known.as_ref().is_some_and(|known| known.track(t.id) == Some(t));
+        let changed = tracks.iter().filter(|t| t.kind() == Kind::Video && !same(t)).map(|t| t.id);
+        state.need_key.extend(changed);
         for feed in state.feeds() {
             feed.set_tracks(&tracks);
         }
@@ -200,14 +206,15 @@ impl Stream {
         let stamp = state.timeline.map(frame.track, frame.dts, frame.pts, now);
         frame.dts = stamp.dts;
         frame.pts = stamp.pts;
-        frame.discontinuity |= stamp.discontinuity;
+        state.bent |= stamp.discontinuity;
         if video && frame.key {
-            state.need_key = false;
+            state.need_key.retain(|waiting| *waiting != frame.track);
         }
-        if video && state.need_key {
+        if video && state.need_key.contains(&frame.track) {
             state.meter.dropped += 1;
             return true;
         }
+        frame.discontinuity |= std::mem::take(&mut state.bent);
         state.meter.count(&frame, video, now);
         // A viewer begins at a key frame of the first video track, or at any frame where there is no video.
         let entry = match tracks.video() {
@@ -301,6 +308,13 @@ impl Stream {
 }
 
 impl State {
+    /// What comes next need not follow from what came before.
+    fn restart(&mut self) {
+        self.timeline.restart();
+        let tracks = self.tracks.iter().flatten();
+        self.need_key = tracks.filter(|t| t.kind() == Kind::Video).map(|t| t.id).collect();
+    }
+
     /// Packagings that somebody watches; those that nobody does end here.
     fn feeds(&mut self) -> Vec<Arc<dyn Feed>> {
         let mut live = Vec::with_capacity(self.packagings.len());

@@ -3,9 +3,8 @@
 //!
 //! A publisher whose stamps are sane is left as it is, to the microsecond. Pure: waiting time is an argument.
 
-use std::time::Instant;
-
 use culvert_media::{Time, TrackId};
+use tokio::time::Instant;
 
 /// A step of a track that differs from the time that really went by more than this is a jump, not a pause. Cameras
 /// that pause or run at 1 fps stay below it; publishers that send faster than real time take small steps.
@@ -24,6 +23,9 @@ struct Line {
     last_in: Time,
     last_out: Time,
     last_at: Instant,
+    /// Added to presentation times: the most that one of them came before its decoding time. A constant keeps the order
+    /// of pictures, which lifting each by itself would not.
+    lift: Time,
 }
 
 /// What became of a frame's stamps.
@@ -54,7 +56,6 @@ impl Timeline {
 
     /// Maps a frame's stamps.
     pub(crate) fn map(&mut self, track: TrackId, dts: Time, pts: Time, now: Instant) -> Stamp {
-        let composition = (pts - dts).max(Time::ZERO);
         let mut bent = std::mem::take(&mut self.restarted);
         let place = self.lines.iter().position(|l| l.track == track);
         let out = match place.and_then(|i| self.lines.get(i)) {
@@ -78,7 +79,9 @@ impl Timeline {
         };
         // What was flattened does not shift the frames after it: the offset stays what the jump decided.
         let kept = place.and_then(|i| self.lines.get(i)).filter(|_| !bent).map(|l| l.offset);
-        let line = Line { track, offset: kept.unwrap_or(out - dts), last_in: dts, last_out: out, last_at: now };
+        let lift = place.and_then(|i| self.lines.get(i)).map_or(Time::ZERO, |l| l.lift).max(dts - pts);
+        let offset = kept.unwrap_or(out - dts);
+        let line = Line { track, offset, last_in: dts, last_out: out, last_at: now, lift };
         match place.and_then(|i| self.lines.get_mut(i)) {
             Some(old) => *old = line,
             None => self.lines.push(line),
@@ -86,7 +89,7 @@ impl Timeline {
         if self.head.is_none_or(|(head, _)| out > head) {
             self.head = Some((out, now));
         }
-        Stamp { dts: out, pts: out + composition, discontinuity: bent }
+        Stamp { dts: out, pts: (out + (pts - dts) + lift).max(out), discontinuity: bent }
     }
 
     /// The offset for a track's first frame.
@@ -194,6 +197,18 @@ mod tests {
     #[test]
     fn negative_first_stamps_become_zero() {
         assert_eq!(run(&[(V, -80), (V, -40), (V, 0)]), [0, 40, 80]);
+    }
+
+    #[test]
+    fn pictures_keep_their_order_where_presentation_comes_before_decoding() {
+        let mut line = Timeline::default();
+        let now = Instant::now();
+        // I P B B with offsets 0, +2, -1, -1 frames: shown as I B B P.
+        let frames = [(0, 0), (40, 120), (80, 40), (120, 80), (160, 240), (200, 160), (240, 200)];
+        let shown: Vec<_> = frames.iter().map(|&(dts, pts)| line.map(V, ms(dts), ms(pts), now).pts.millis()).collect();
+        let mut order: Vec<_> = (2..shown.len()).collect();
+        order.sort_by_key(|&i| shown[i]);
+        assert_eq!(order, [2, 3, 5, 6, 4], "{shown:?}");
     }
 
     #[test]
