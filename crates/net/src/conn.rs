@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -90,6 +91,17 @@ impl Conn {
         }
     }
 
+    /// Asks the kernel to find out whether a silent peer is still there: after 60 s, then each 15 s, 4 times. Best effort.
+    pub fn set_keepalive(&self) {
+        if let Some(tcp) = self.socket() {
+            let keepalive = socket2::TcpKeepalive::new()
+                .with_time(Duration::from_secs(60))
+                .with_interval(Duration::from_secs(15))
+                .with_retries(4);
+            socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive).ok();
+        }
+    }
+
     /// Bounds what the kernel takes before it has sent what it has (`TCP_NOTSENT_LOWAT`), so that what is stale can
     /// still be skipped in our own queue. Best effort: not every system has it.
     pub fn set_notsent_lowat(&self, bytes: u32) {
@@ -113,11 +125,10 @@ impl Conn {
         if room == 0 {
             return Ok(0);
         }
-        let mut seen = std::mem::take(&mut self.seen);
+        // Apart, so that nothing is lost when this is given up half-way.
+        let Conn { io, seen, .. } = self;
         seen.reserve(room.min(2048));
-        let n = (&mut self.io).take(room as u64).read_buf(&mut seen).await;
-        self.seen = seen;
-        n
+        io.take(room as u64).read_buf(seen).await
     }
 
     /// Drops the first `n` of the bytes that were looked at.

@@ -68,11 +68,13 @@ impl Head {
 
     /// Looks at a connection until its head is whole, consuming nothing.
     pub async fn peek(conn: &mut Conn) -> Result<Head, HeadError> {
-        let mut first = true;
+        // Looking at all of it again at each byte of a head that drips in would cost the square of its length. The first
+        // look finds garbage early; later ones are for the empty line, in what is new.
+        let mut looked = 0;
         loop {
-            // Parsing again at each byte of a head that drips in would cost the square of its length. The first look
-            // finds garbage early.
-            let look = std::mem::take(&mut first) || conn.seen().windows(4).any(|end| end == b"\r\n\r\n");
+            let new = conn.seen().get(looked.max(3) - 3..).unwrap_or_default();
+            let look = looked == 0 || new.windows(4).any(|end| end == b"\r\n\r\n");
+            looked = conn.seen().len();
             if look && let Some(head) = Head::parse(conn.seen())? {
                 return Ok(head);
             }

@@ -25,14 +25,14 @@ pub enum TlsError {
         why: String,
     },
     /// Certificate and key do not fit, or the library refuses them.
-    #[error("{cert} and {key} do not work together: {source}")]
+    #[error("{cert} and {key} do not work together: {why}")]
     Pair {
         /// The certificate's file.
         cert: PathBuf,
         /// The key's file.
         key: PathBuf,
         /// What the library says.
-        source: rustls::Error,
+        why: rustls::Error,
     },
     /// A certificate could not be made.
     #[error("cannot make a certificate: {0}")]
@@ -148,10 +148,10 @@ fn pair(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(cert)?;
     let secret = PrivateKeyDer::from_pem_file(key)
         .map_err(|e| TlsError::File { path: key.to_path_buf(), why: e.to_string() })?;
-    CertifiedKey::from_der(chain, secret, &provider()).map_err(|source| TlsError::Pair {
+    CertifiedKey::from_der(chain, secret, &provider()).map_err(|why| TlsError::Pair {
         cert: cert.to_path_buf(),
         key: key.to_path_buf(),
-        source,
+        why,
     })
 }
 
