@@ -69,8 +69,9 @@ impl<const WS: bool> culvert_media::Mux for Packer<WS> {
 }
 
 impl<const WS: bool> Packer<WS> {
+    /// Metadata is stamped 0 whenever it is sent: ffmpeg takes script data at any other time for a track of its own.
     fn write_metadata(&self, out: &mut Vec<u8>) {
-        self.write(TagKind::Script, wrapped_ms(self.time), &[], &self.writer.metadata(), out);
+        self.write(TagKind::Script, 0, &[], &self.writer.metadata(), out);
     }
 
     fn write_sequence_headers(&self, out: &mut Vec<u8>) {
