@@ -15,6 +15,8 @@ use crate::random;
 use crate::session::{ClientEvent, ClientSession, Goal, Output, Target, UrlError};
 use crate::wire;
 
+/// What the kernel may hold unsent of a push; what waits in our own queue instead can still be skipped.
+const UNSENT_BYTES: u32 = 64 << 10;
 /// Read at a time from a server that plays.
 const READ_BYTES: usize = 64 << 10;
 
@@ -75,6 +77,7 @@ impl Connection {
     ) -> Result<Connection, ClientError> {
         let target = Target::parse(url)?;
         let conn: Conn = dial(&target.host, target.port, target.tls.then(|| tls.clone()), silence).await?;
+        conn.set_notsent_lowat(UNSENT_BYTES);
         let (read, write) = conn.into_split();
         let session = ClientSession::new(goal, target, 0, &random());
         Ok(Connection { session, read, write, buffer: vec![0; READ_BYTES], silence })
@@ -86,7 +89,7 @@ impl Connection {
             match output {
                 Output::Send(bytes) => write(&mut self.write, &bytes, self.silence).await?,
                 Output::Event(ClientEvent::Ended { code, description }) => {
-                    return Err(ClientError::Ended { code, description });
+                    return Err(ClientError::Ended { code: tame(&code), description: tame(&description) });
                 }
                 Output::Event(event) => return Ok(Some(event)),
             }
@@ -117,10 +120,27 @@ impl Connection {
 }
 
 async fn write(to: &mut WriteHalf, bytes: &[u8], limit: Duration) -> Result<(), ClientError> {
-    match timeout(limit, to.write_all(bytes)).await {
-        Ok(written) => Ok(written?),
+    // What is bounded is the time without progress: a key frame takes long on a slow uplink.
+    let mut left = bytes;
+    while !left.is_empty() {
+        match timeout(limit, to.write(left)).await {
+            Ok(Ok(0)) => return Err(ClientError::Closed),
+            Ok(n) => left = left.get(n?..).unwrap_or_default(),
+            Err(_) => return Err(ClientError::Silent(limit)),
+        }
+    }
+    match timeout(limit, to.flush()).await {
+        Ok(flushed) => Ok(flushed?),
         Err(_) => Err(ClientError::Silent(limit)),
     }
+}
+
+/// Most characters of a server's words that are repeated.
+const WORDS: usize = 200;
+
+/// A server's words for our logs: on one line, and not long.
+fn tame(words: &str) -> String {
+    words.escape_debug().take(WORDS).collect()
 }
 
 /// Pulls `url` into the stream until one of the two ends; `begun` is called when media flows. `silence` bounds each
@@ -175,8 +195,9 @@ pub async fn push(
     while connection.event().await? != ClientEvent::Ready {}
     begun();
     let mut writer = None;
+    let mut time_ms = 0;
     let mut out = Vec::new();
-    let mut heard = [0u8; 4096];
+    let mut heard = vec![0; 4096];
     loop {
         connection.flush().await?;
         let next = tokio::select! {
@@ -196,12 +217,13 @@ pub async fn push(
                 let new = TagWriter::new(&tracks);
                 session.write_media(TagKind::Script, 0, &[], &new.metadata(), &mut out);
                 for (kind, body) in new.sequence_headers() {
-                    session.write_media(kind, 0, &[], &body, &mut out);
+                    session.write_media(kind, time_ms, &[], &body, &mut out);
                 }
                 writer = Some(new);
             }
             Next::Frame(frame) => {
                 if let Some(parts) = writer.as_ref().and_then(|w| w.frame(&frame)) {
+                    time_ms = parts.time_ms;
                     session.write_media(parts.kind, parts.time_ms, &parts.prefix, &parts.payload, &mut out);
                 }
             }

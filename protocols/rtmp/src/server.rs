@@ -1,15 +1,17 @@
 //! The server: a connection, its session, and what it publishes or plays.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use culvert_formats::flv::{self, Demux};
 use culvert_hub::{Action, Ask, Attached, Class, Credentials, End, Gate, Outlet, Pace, Publisher, Refusal, parameter};
 use culvert_media::StreamName;
 use culvert_net::{Conn, ReadHalf};
+use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::random;
 use crate::session::{Output, Request, ServerEvent, ServerSession};
@@ -19,7 +21,7 @@ use crate::wire;
 const UNSENT_BYTES: u32 = 256 << 10;
 /// Read at a time before it is known what a connection is for, from a player, and from a publisher.
 const READ_BYTES: usize = 4096;
-const PLAYER_READ_BYTES: usize = 512;
+const PLAYER_READ_BYTES: usize = 256;
 const PUBLISHER_READ_BYTES: usize = 64 << 10;
 /// How long last words may take, and how long we go on reading so that the peer sees them (a close with bytes unread
 /// would take them back).
@@ -84,8 +86,13 @@ struct Peer {
     role: Role,
     remote: std::net::SocketAddr,
     secure: bool,
+    /// Events that came while something else was being done.
+    aside: VecDeque<ServerEvent>,
+    /// Since when it has neither published nor played.
+    idle_since: Instant,
     /// A status was sent that ends the connection.
     ending: Option<Fault>,
+    /// Of a stranger.
     permit: Option<Box<dyn Send>>,
 }
 
@@ -103,8 +110,8 @@ impl Rtmp {
         Rtmp { gate, pace, limits }
     }
 
-    /// Spawns a task that serves one connection to its end. `permit` is held until the peer is let in: the room that
-    /// strangers take up is bounded.
+    /// Spawns a task that serves one connection to its end. `permit` is held until the peer says what it wants: the
+    /// room that strangers take up is bounded.
     pub fn serve(&self, conn: Conn, permit: impl Send + 'static) {
         conn.set_nodelay(true);
         conn.set_notsent_lowat(UNSENT_BYTES);
@@ -119,11 +126,13 @@ impl Rtmp {
             role: Role::Idle,
             remote,
             secure,
+            aside: VecDeque::new(),
+            idle_since: Instant::now(),
             ending: None,
             permit: Some(Box::new(permit)),
         };
         // A task of its own: the one that told protocols apart is as large as the largest of them.
-        tokio::spawn(peer.run(self.limits));
+        self.gate.hub().spawn(peer.run(self.limits));
     }
 }
 
@@ -136,7 +145,10 @@ impl Peer {
         }
         match std::mem::replace(&mut self.role, Role::Idle) {
             Role::Idle => {}
-            Role::Publishing(publishing) => publishing.publisher.finish(End::Lost),
+            Role::Publishing(publishing) => {
+                let closed = publishing.publisher.session().figures().is_cancelled();
+                publishing.publisher.finish(if closed { End::Closed } else { End::Lost });
+            }
             Role::Playing(mut attached) => {
                 attached.close();
                 self.write = attached.ended().await.outlet;
@@ -152,7 +164,8 @@ impl Peer {
                 write.shutdown().await
             };
             timeout(FAREWELL, words).await.ok();
-            let mut ignored = [0u8; READ_BYTES];
+            // On the heap: an array would be part of every player's task.
+            let mut ignored = vec![0; READ_BYTES];
             let read = &mut self.read;
             let drain = async { while read.read(&mut ignored).await.is_ok_and(|n| n > 0) {} };
             timeout(FAREWELL, drain).await.ok();
@@ -160,7 +173,7 @@ impl Peer {
     }
 
     async fn talk(&mut self, limits: Limits) -> Result<(), Fault> {
-        let begun = Instant::now();
+        let hub = self.gate.hub().clone();
         let mut buffer = vec![0; READ_BYTES];
         loop {
             let size = match &self.role {
@@ -174,8 +187,11 @@ impl Peer {
             let read = self.read.read(&mut buffer);
             let woken = match &mut self.role {
                 Role::Idle => {
-                    let left = limits.handshake.saturating_sub(begun.elapsed());
-                    timeout(left, read).await.map_or(Woken::Late, Woken::Read)
+                    let left = limits.handshake.saturating_sub(self.idle_since.elapsed());
+                    tokio::select! {
+                        read = timeout(left, read) => read.map_or(Woken::Late, Woken::Read),
+                        () = hub.draining() => Woken::Cancelled,
+                    }
                 }
                 Role::Publishing(publishing) => tokio::select! {
                     read = timeout(limits.silence, read) => read.map_or(Woken::Late, Woken::Read),
@@ -218,13 +234,17 @@ impl Peer {
 
     /// Does what the session has for us.
     async fn flush(&mut self) -> Result<(), Fault> {
-        while let Some(output) = self.session.poll_output() {
-            match output {
-                Output::Send(bytes) => self.send(bytes).await?,
-                Output::Event(event) => self.handle_event(event).await?,
+        loop {
+            if let Some(event) = self.aside.pop_front() {
+                self.handle_event(event).await?;
+                continue;
+            }
+            match self.session.poll_output() {
+                Some(Output::Send(bytes)) => self.send(bytes).await?,
+                Some(Output::Event(event)) => self.handle_event(event).await?,
+                None => return Ok(()),
             }
         }
-        Ok(())
     }
 
     async fn send(&mut self, bytes: Bytes) -> Result<(), Fault> {
@@ -239,11 +259,12 @@ impl Peer {
     }
 
     async fn handle_event(&mut self, event: ServerEvent) -> Result<(), Fault> {
+        // It has said what it wants, and the gate bounds what follows.
+        self.permit = None;
         match event {
             ServerEvent::Publish(request) => match self.ask(Action::Publish, &request) {
-                Ok(ask) => match self.gate.publish(&ask).await {
+                Ok(ask) => match Box::pin(self.gate.publish(&ask)).await {
                     Ok(publisher) => {
-                        self.permit = None;
                         self.session.accept();
                         self.role = Role::Publishing(Box::new(Publishing { publisher, demux: Demux::new() }));
                     }
@@ -252,12 +273,15 @@ impl Peer {
                 Err(why) => self.refuse("NetStream.Publish.BadName", Fault::Name(why)),
             },
             ServerEvent::Play(request) => match self.ask(Action::Play, &request) {
-                Ok(ask) => match self.gate.play(&ask).await {
+                Ok(ask) => match Box::pin(self.gate.play(&ask)).await {
                     Ok(admission) => {
-                        self.permit = None;
                         self.session.accept();
-                        while let Some(Output::Send(bytes)) = self.session.poll_output() {
-                            self.send(bytes).await?;
+                        // The answer goes before the media; what else the peer said comes after.
+                        while let Some(output) = self.session.poll_output() {
+                            match output {
+                                Output::Send(bytes) => self.send(bytes).await?,
+                                Output::Event(event) => self.aside.push_back(event),
+                            }
                         }
                         let class = match parameter(&request.query, "latency").as_deref() {
                             Some("low") => Class::Low,
@@ -287,6 +311,7 @@ impl Peer {
     }
 
     async fn stop(&mut self) {
+        self.idle_since = Instant::now();
         match std::mem::replace(&mut self.role, Role::Idle) {
             Role::Idle => {}
             Role::Publishing(mut publishing) => {
@@ -305,7 +330,8 @@ impl Peer {
         let mut credentials = Credentials::from_query(&request.query);
         if let (None, Some(pair)) = (&credentials.secret, &request.user_info) {
             let (user, secret) = pair.split_once(':').unwrap_or(("", pair));
-            credentials = Credentials { user: Some(user.to_string()), secret: Some(secret.to_string()) };
+            let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+            credentials = Credentials { user: Some(decode(user)), secret: Some(decode(secret)) };
         }
         Ok(Ask {
             action,
@@ -347,7 +373,9 @@ fn publish_code(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::Taken(_) | Refusal::NoStream(_) => "NetStream.Publish.BadName",
         Refusal::Unauthorized(_) | Refusal::Forbidden(_) => "NetStream.Publish.Denied",
-        Refusal::Full(_) | Refusal::Draining | Refusal::NotStarted(_) => "NetStream.Publish.Failed",
+        Refusal::Full(_) | Refusal::TooMany(_) | Refusal::Draining | Refusal::NotStarted(_) => {
+            "NetStream.Publish.Failed"
+        }
     }
 }
 
@@ -355,6 +383,6 @@ fn play_code(refusal: &Refusal) -> &'static str {
     match refusal {
         Refusal::NoStream(_) | Refusal::NotStarted(_) => "NetStream.Play.StreamNotFound",
         Refusal::Unauthorized(_) | Refusal::Forbidden(_) => "NetStream.Play.Denied",
-        Refusal::Full(_) | Refusal::Draining | Refusal::Taken(_) => "NetStream.Play.Failed",
+        Refusal::Full(_) | Refusal::TooMany(_) | Refusal::Draining | Refusal::Taken(_) => "NetStream.Play.Failed",
     }
 }

@@ -83,7 +83,7 @@ pub struct Target {
     pub tls: bool,
     /// `user:password` of the URL. Part of nothing else here.
     pub user_info: Option<String>,
-    /// The URL up to the app, without user and password.
+    /// The URL up to the app, with user and password where the URL has them: ours and other servers read them there.
     pub tc_url: String,
     /// All but the last segment of the path.
     pub app: String,
@@ -155,7 +155,7 @@ impl Target {
         } else {
             (app.to_owned(), join(name, query, "?"))
         };
-        let tc_url = format!("{}://{address}/{app}", scheme.to_ascii_lowercase());
+        let tc_url = format!("{}://{authority}/{app}", scheme.to_ascii_lowercase());
         Ok(Target { host: host.to_owned(), port, tls, user_info, tc_url, app, stream_name })
     }
 }

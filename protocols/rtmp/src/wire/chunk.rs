@@ -168,8 +168,10 @@ impl ChunkReader {
             return Ok(1);
         };
         let taken = input.get(..left).unwrap_or(input);
-        if self.partial_bytes + taken.len() > MAX_PARTIAL_BYTES {
-            return Err(Error::Partial(MAX_PARTIAL_BYTES));
+        // Who may not send media yet has no use for many messages at once either (security.md S17).
+        let limit = if self.message_limit_bytes <= MAX_COMMAND_BYTES { MAX_COMMAND_BYTES } else { MAX_PARTIAL_BYTES };
+        if self.partial_bytes + taken.len() > limit {
+            return Err(Error::Partial(limit));
         }
         self.partial_bytes += taken.len();
         self.body = if taken.len() < left { Some((index, left - taken.len())) } else { None };
