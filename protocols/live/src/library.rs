@@ -12,7 +12,7 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use culvert_formats::flv;
-use culvert_hub::{Player, Refusal};
+use culvert_hub::{FORWARDED, Player, Refusal};
 use culvert_net::Conn;
 use culvert_net::http1::{PROBLEM_TYPE, problem};
 use culvert_net::ws;
@@ -94,13 +94,15 @@ impl Live {
             authorization: text(headers, header::AUTHORIZATION),
             host: text(headers, header::HOST).or_else(|| http.uri().authority().map(|a| a.as_str())),
             origin: text(headers, header::ORIGIN),
+            forwarded: FORWARDED.iter().any(|name| headers.contains_key(*name)),
         };
         let ask = sender.ask(&request, if upgrade { "ws-flv" } else { "http-flv" });
         let admission = self.gate.play(&ask).await?;
         let class = request.class.unwrap_or(self.pace.class);
         if !upgrade {
             let body = match *http.method() {
-                Method::HEAD => Body::empty(),
+                // Without a length, like the answer to GET would be.
+                Method::HEAD => Body::new(LiveBody::ended()),
                 _ => Body::new(LiveBody::begin(admission.play_as::<flv::Mux>(), self.pace.stall)),
             };
             let response = Response::builder()
@@ -109,8 +111,12 @@ impl Live {
                 .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
             return Ok(response.body(body).expect("constant headers are valid"));
         }
-        let Some(key) = text(headers, header::SEC_WEBSOCKET_KEY) else {
-            return Ok(error(400, "bad-upgrade", "a WebSocket needs Sec-WebSocket-Key (RFC 6455 4.1)"));
+        let version = text(headers, header::SEC_WEBSOCKET_VERSION);
+        let body = headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
+        let key = text(headers, header::SEC_WEBSOCKET_KEY).filter(|_| version == Some("13") && !body);
+        let Some(key) = key else {
+            let what = "a WebSocket needs Sec-WebSocket-Key and Sec-WebSocket-Version: 13, and no body (RFC 6455 4.1)";
+            return Ok(error(400, "bad-upgrade", what));
         };
         let response = Response::builder()
             .status(StatusCode::SWITCHING_PROTOCOLS)
@@ -119,7 +125,7 @@ impl Live {
             .header(header::SEC_WEBSOCKET_ACCEPT, ws::accept_key(key));
         let response = response.body(Body::empty()).expect("an accept key is base64");
         let live = self.clone();
-        tokio::spawn(async move {
+        self.gate.hub().spawn(async move {
             if let Ok(upgraded) = hyper::upgrade::on(http).await {
                 let conn = Conn::other(TokioIo::new(upgraded), remote.address, remote.secure);
                 live.begin(conn, admission.play_as::<flv::WsMux>(), class, true);
@@ -146,6 +152,10 @@ struct LiveBody {
 }
 
 impl LiveBody {
+    fn ended() -> LiveBody {
+        LiveBody { pieces: mpsc::channel(1).1 }
+    }
+
     /// Spawns the task that reads the player. It ends with the body, with the stream, or when the body is not read
     /// for as long as `stall`.
     fn begin(mut player: Player, stall: Duration) -> LiveBody {

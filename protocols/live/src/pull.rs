@@ -60,7 +60,7 @@ pub async fn pull(
 ) -> Result<(), PullError> {
     let mut url = url.clone();
     let mut body = None;
-    for _ in 0..REDIRECTS {
+    for _ in 0..=REDIRECTS {
         match request(&url, tls, silence).await? {
             Answer::Body(found) => {
                 body = Some(found);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_formats::flv;
-use culvert_hub::{Action, Ask, Attached, Class, Credentials, End, Gate, Outlet, Pace, Player, Refusal};
+use culvert_hub::{
+    Action, Ask, Attached, Class, Credentials, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, site,
+};
 use culvert_net::http1::{Head, PROBLEM_TYPE, problem};
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
 use culvert_net::{Conn, ReadHalf};
@@ -36,16 +38,11 @@ pub(crate) struct Sender<'a> {
     pub(crate) authorization: Option<&'a str>,
     pub(crate) host: Option<&'a str>,
     pub(crate) origin: Option<&'a str>,
+    /// A proxy sent it on.
+    pub(crate) forwarded: bool,
 }
 
 impl Sender<'_> {
-    /// The web site on whose behalf this may be asked. A page's own requests carry no `Origin` when they stay on its
-    /// site, so the site that the request was sent to counts as one: a name that somebody points at this machine, and
-    /// a proxy on this machine that serves a public name, must not gain what this machine's own users may do.
-    fn site(&self) -> Option<String> {
-        self.origin.map(str::to_string).or_else(|| self.host.map(|host| format!("http://{host}")))
-    }
-
     pub(crate) fn ask(&self, request: &Request, protocol: &'static str) -> Ask {
         Ask {
             action: Action::Play,
@@ -54,7 +51,7 @@ impl Sender<'_> {
             remote: self.remote,
             secure: self.secure,
             credentials: Credentials::from_http(self.authorization, &request.query),
-            origin: self.site(),
+            origin: Some(site(self.origin, self.host, self.forwarded)),
         }
     }
 }
@@ -86,6 +83,7 @@ impl Live {
             authorization: head.header("authorization"),
             host: head.header("host"),
             origin: head.header("origin"),
+            forwarded: FORWARDED.iter().any(|name| head.header(name).is_some()),
         };
         let hello = match (upgrade, head.header("sec-websocket-key")) {
             (false, _) => ok_response(),
@@ -120,9 +118,9 @@ impl Live {
         let attached = player.attach(write, class, self.pace);
         // A task of its own: the one that read the request is as large as the largest protocol.
         if websocket {
-            tokio::spawn(listen_ws(read, attached));
+            self.gate.hub().spawn(listen_ws(read, attached));
         } else {
-            tokio::spawn(listen_http(read, attached));
+            self.gate.hub().spawn(listen_http(read, attached));
         }
     }
 }
@@ -180,7 +178,10 @@ fn hear(decoder: &mut Decoder, attached: &Attached) -> Result<(), u16> {
                     return Err(1008);
                 }
             }
-            Message::Close(status) => return Err(status.unwrap_or(1000)),
+            // Statuses that mean that there was none must not be sent back (RFC 6455 7.4).
+            Message::Close(Some(status @ (1000..=1003 | 1007..=1014 | 3000..=4999))) => return Err(status),
+            Message::Close(None) => return Err(1000),
+            Message::Close(Some(_)) => return Err(1002),
             Message::Pong(_) | Message::Text(_) | Message::Binary(_) => {}
         }
     }
