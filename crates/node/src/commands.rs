@@ -33,7 +33,7 @@ impl From<anyhow::Error> for Failed {
 pub fn run(command: Command) -> ExitCode {
     let done = match command {
         Command::Run(run) => serve(&run.config, &run.serve, None),
-        Command::Check(check) => read(&check.config).and_then(|config| print(&config.masked_yaml())),
+        Command::Check(check) => check_config(&check.config),
         Command::Camera(camera) => film(&camera),
         Command::Demo(demo) => serve(&None, &demo.serve, Some(demo.port)),
         Command::Bench(bench) => culvert_bench::run(bench).map_err(Failed::from),
@@ -48,6 +48,12 @@ pub fn run(command: Command) -> ExitCode {
     }
 }
 
+fn check_config(file: &Option<std::path::PathBuf>) -> Result<(), Failed> {
+    let config = read(file)?;
+    crate::node::check_tls(&config).map_err(|why| Failed(2, why))?;
+    print(&config.masked_yaml())
+}
+
 fn print(text: &str) -> Result<(), Failed> {
     let mut out = std::io::stdout();
     let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
@@ -57,7 +63,8 @@ fn print(text: &str) -> Result<(), Failed> {
 fn read(file: &Option<std::path::PathBuf>) -> Result<Config, Failed> {
     let default = Path::new(config::DEFAULT_FILE);
     let file = file.as_deref().or_else(|| default.exists().then_some(default));
-    config::load(file, std::env::vars()).map_err(|fault| Failed(2, fault.into()))
+    let variables = config::environment().map_err(|fault| Failed(2, fault.into()))?;
+    config::load(file, variables).map_err(|fault| Failed(2, fault.into()))
 }
 
 fn begin(config: &Config) -> Result<Runtime, Failed> {
@@ -89,7 +96,7 @@ fn serve(file: &Option<std::path::PathBuf>, over: &cli::Serve, demo: Option<u16>
         } else if node.identity.first_start {
             greet(&node)?;
         }
-        until_told(&node, file, over).await
+        until_told(&node, demo.is_none().then_some((file, over))).await
     });
     // A second signal, or a drain that took too long: nothing waits for tasks that are left.
     runtime.shutdown_background();
@@ -126,7 +133,7 @@ fn show_demo(node: &Node) -> anyhow::Result<()> {
 
 /// Serves until the first SIGTERM or Ctrl-C, then drains; a second one ends at once. SIGHUP reads the configuration
 /// again.
-async fn until_told(node: &Node, file: &Option<std::path::PathBuf>, over: &cli::Serve) -> anyhow::Result<()> {
+async fn until_told(node: &Node, again: Option<(&Option<std::path::PathBuf>, &cli::Serve)>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -135,7 +142,10 @@ async fn until_told(node: &Node, file: &Option<std::path::PathBuf>, over: &cli::
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(node, file, over),
+            _ = hangup.recv() => match again {
+                Some((file, over)) => reload(node, file, over),
+                None => tracing::info!("a demo reads no configuration"),
+            },
         }
     }
     tracing::info!("draining; a second signal ends at once");

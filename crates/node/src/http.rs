@@ -34,7 +34,7 @@ impl Http {
         // Without a timer hyper's own limits do nothing (DESIGN section 3).
         builder.http1().timer(TokioTimer::new()).header_read_timeout(header_limit).max_headers(64);
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(32 << 10);
-        builder.http2().keep_alive_interval(Duration::from_secs(20)).enable_connect_protocol();
+        builder.http2().keep_alive_interval(Duration::from_secs(20));
         Http { router, builder, stop }
     }
 

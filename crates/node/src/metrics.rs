@@ -95,7 +95,8 @@ impl Collector for Figures {
             row.0 += 1;
             row.1 += session.gaps().0;
             if session.action == Action::Play {
-                row.2 = row.2.max(session.age().micros().unsigned_abs());
+                let behind = self.hub.0.behind(session).unwrap_or_default();
+                row.2 = row.2.max(behind.micros().unsigned_abs());
             }
         }
         let rows = || by_protocol.iter().map(|((p, a), row)| (vec![("protocol", *p), ("action", *a)], row));

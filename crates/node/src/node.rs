@@ -10,7 +10,7 @@ use culvert_hub::{Class, Gate, Hub, HubLimits, Pace, RingLimits};
 use culvert_net::{listen, tls};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
@@ -23,9 +23,8 @@ use crate::pages;
 use crate::protocols::Protocols;
 use crate::relays::{Pulls, Pushes};
 
-/// How long a drain may take in all, and how often it looks whether all have gone.
+/// How long a drain may take in all.
 const DRAIN: Duration = Duration::from_secs(10);
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// A node that serves.
 pub struct Node {
@@ -70,7 +69,7 @@ impl Node {
         let certificate = server_tls(config)?;
         let secure = certificate.is_some();
         let per_ip = config.limits.per_ip_handshakes.get();
-        let door = Door::new(certificate, handshake, per_ip, protocols, http, figures);
+        let door = Door::new(certificate, handshake, per_ip, descriptors() / 5, protocols, http, figures);
 
         let listener = bind(config.listen)?;
         let address = listener.local_addr()?;
@@ -95,7 +94,7 @@ impl Node {
         format!("{scheme}://{host}:{}{path}", self.address.port())
     }
 
-    /// Takes over what can change while it runs: who may do what. What else changed is named in the log.
+    /// Takes over what can change while it runs: who may do what, and how long viewers wait.
     pub fn reload(&self, config: &Config) {
         self.guard.replace(Rules::new(config, &self.identity.admin_token));
         tracing::info!(
@@ -108,12 +107,8 @@ impl Node {
         self.ready.store(false, Ordering::Relaxed);
         self.stop.cancel();
         self.hub.drain();
-        for session in self.hub.sessions() {
-            session.cancel();
-        }
-        let deadline = Instant::now() + DRAIN;
-        while !self.hub.sessions().is_empty() && Instant::now() < deadline {
-            sleep(DRAIN_LOOK).await;
+        if timeout(DRAIN, self.hub.drained()).await.is_err() {
+            tracing::warn!(seconds = DRAIN.as_secs(), "some peers did not go in time");
         }
     }
 }
@@ -137,8 +132,14 @@ fn hub_limits(config: &Config) -> HubLimits {
         max_lag: limits.max_lag.get(),
         ..RingLimits::default()
     };
-    let sessions = limits.viewers.get();
-    HubLimits { cache, sessions, streams: limits.publishers.get(), ..HubLimits::default() }
+    // A fifth of the descriptors is for who neither publishes nor watches (security.md S16), a tenth for ourselves.
+    let viewers = limits.viewers.get().min(descriptors() / 10 * 7);
+    HubLimits { cache, viewers, streams: limits.publishers.get(), ..HubLimits::default() }
+}
+
+/// How many files and sockets this process may have open.
+fn descriptors() -> usize {
+    rlimit::Resource::NOFILE.get_soft().map_or(1024, |soft| usize::try_from(soft).unwrap_or(usize::MAX))
 }
 
 fn pace(config: &Config) -> Pace {
@@ -160,4 +161,12 @@ fn server_tls(config: &Config) -> anyhow::Result<Option<Arc<ServerConfig>>> {
     };
     let files = tls::Files::load(&cert, &key)?;
     Ok(Some(tls::server(Arc::new(files))?))
+}
+
+/// Whether the certificate's files can be used. Makes nothing.
+pub(crate) fn check_tls(config: &Config) -> anyhow::Result<()> {
+    if let Some(Tls::Files { cert, key }) = &config.tls {
+        tls::Files::load(cert, key)?;
+    }
+    Ok(())
 }

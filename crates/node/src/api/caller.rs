@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::request::Parts;
-use culvert_hub::Credentials;
+use culvert_hub::{Credentials, FORWARDED, site};
 use culvert_live::Remote;
 
 use super::Problem;
@@ -16,7 +16,7 @@ use crate::auth::{Action, Guard, Identity, Resource};
 pub(super) struct Caller {
     pub(super) remote: SocketAddr,
     credentials: Credentials,
-    site: Option<String>,
+    site: String,
 }
 
 impl Caller {
@@ -28,9 +28,7 @@ impl Caller {
         Some(Caller {
             remote,
             credentials: Credentials::from_http(text(AUTHORIZATION), query),
-            // As with live media: the site a request was sent to counts, so that a name which somebody points at this
-            // machine gains nothing.
-            site: text(ORIGIN).map(str::to_string).or_else(|| host.map(|host| format!("http://{host}"))),
+            site: site(text(ORIGIN), host, FORWARDED.iter().any(|name| parts.headers.contains_key(*name))),
         })
     }
 }
@@ -45,8 +43,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 impl Guard {
     pub(super) fn may(&self, caller: &Caller, action: Action, about: Resource<'_>) -> Result<Identity, Problem> {
-        let site = caller.site.as_deref();
-        Ok(self.check(caller.remote.ip(), &caller.credentials, site, action, about)?)
+        let site = caller.site.as_str();
+        Ok(self.check(caller.remote.ip(), &caller.credentials, Some(site), action, about)?)
     }
 }
 

@@ -3,9 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::response::Json;
-use culvert_hub::{SessionFigures, StreamInfo};
-use culvert_media::{Detail, Track};
-use serde::Deserialize;
+use culvert_hub::{Action, Hub, SessionFigures, StreamInfo, parameter};
+use culvert_media::{Detail, Time, Track};
 use serde_json::{Value, json};
 
 use crate::relays::RelayInfo;
@@ -14,10 +13,21 @@ use crate::relays::RelayInfo;
 const ITEMS: usize = 1000;
 
 /// Where in a list to begin: `?after=CURSOR&limit=N`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub(super) struct Page {
     after: Option<String>,
     limit: Option<usize>,
+}
+
+impl Page {
+    /// From a query string; the error is a sentence.
+    pub(super) fn parse(query: &str) -> Result<Page, String> {
+        let limit = match parameter(query, "limit") {
+            Some(text) => Some(text.parse().map_err(|_| format!("limit={text} is no number of items"))?),
+            None => None,
+        };
+        Ok(Page { after: parameter(query, "after"), limit })
+    }
 }
 
 /// A page of items that are sorted by `key`.
@@ -59,14 +69,14 @@ fn track(track: &Track) -> Value {
     }
 }
 
-pub(super) fn stream(info: &StreamInfo) -> Value {
+pub(super) fn stream(hub: &Hub, info: &StreamInfo) -> Value {
     json!({
         "name": info.name.as_str(),
         "state": info.state,
         "tracks": info.tracks.iter().map(track).collect::<Vec<_>>(),
         "viewers": info.viewers,
         "origin": info.publisher.protocol,
-        "publisher": session(&info.publisher),
+        "publisher": session(hub, &info.publisher),
         "since": rfc3339(info.since),
         "frames": info.frames,
         "bytes": info.bytes,
@@ -80,7 +90,7 @@ pub(super) fn stream(info: &StreamInfo) -> Value {
     })
 }
 
-pub(super) fn session(s: &SessionFigures) -> Value {
+pub(super) fn session(hub: &Hub, s: &SessionFigures) -> Value {
     let (gaps, skipped) = s.gaps();
     json!({
         "id": s.id,
@@ -94,7 +104,7 @@ pub(super) fn session(s: &SessionFigures) -> Value {
         "frames": s.frames(),
         "gaps": gaps,
         "skipped_frames": skipped,
-        "behind_ms": s.age().millis(),
+        "behind_ms": hub.behind(s).filter(|_| s.action == Action::Play).map(Time::millis),
     })
 }
 

@@ -6,7 +6,7 @@ mod lists;
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
@@ -79,19 +79,33 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/pulls", get(pulls))
         .route("/api/v1/pushes", get(pushes))
         .route("/api/v1/config", get(config))
-        .route("/api/{*rest}", get(unknown).post(unknown).put(unknown).delete(unknown))
+        .fallback(unknown)
         .with_state(api)
+}
+
+/// A list's place, from the query.
+struct At(Page);
+
+impl<S: Sync> FromRequestParts<S> for At {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<At, Problem> {
+        let bad = |detail| Problem { status: StatusCode::BAD_REQUEST, kind: "bad-query", detail };
+        Page::parse(parts.uri.query().unwrap_or_default()).map(At).map_err(bad)
+    }
 }
 
 type Answer = Result<Json<Value>, Problem>;
 
 async fn unknown() -> Problem {
-    Problem::not_found("there is no such API; see /api/v1/streams, /sessions, /pulls, /pushes and /config".into())
+    let what =
+        "nothing is here; the API is /api/v1/streams, /sessions, /pulls, /pushes and /config, the page /console/";
+    Problem::not_found(what.into())
 }
 
-async fn streams(State(api): State<Api>, caller: Caller, Query(at): Query<Page>) -> Answer {
+async fn streams(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
     api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
-    Ok(page(&at, api.hub.list(), |s| s.name.to_string(), stream))
+    Ok(page(&at, api.hub.list(), |s| s.name.to_string(), |s| stream(&api.hub, s)))
 }
 
 fn stream_name(name: &str) -> Result<StreamName, Problem> {
@@ -106,7 +120,7 @@ async fn one_stream(State(api): State<Api>, caller: Caller, Path(name): Path<Str
     let name = stream_name(&name)?;
     api.guard.may(&caller, Action::ReadApi, Resource::Stream(&name))?;
     let info = api.hub.info(&name).ok_or(Refusal::NoStream(name))?;
-    Ok(Json(stream(&info)))
+    Ok(Json(stream(&api.hub, &info)))
 }
 
 async fn close_stream(State(api): State<Api>, caller: Caller, Path(name): Path<String>) -> Answer {
@@ -118,10 +132,10 @@ async fn close_stream(State(api): State<Api>, caller: Caller, Path(name): Path<S
     Ok(Json(json!({ "closed": info.name.as_str() })))
 }
 
-async fn sessions(State(api): State<Api>, caller: Caller, Query(at): Query<Page>) -> Answer {
+async fn sessions(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
     api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
     // Sorted as text by the page, so the number is padded.
-    Ok(page(&at, api.hub.sessions(), |s| format!("{:020}", s.id), |s| session(s)))
+    Ok(page(&at, api.hub.sessions(), |s| format!("{:020}", s.id), |s| session(&api.hub, s)))
 }
 
 fn session_id(text: &str) -> Result<u64, Problem> {
@@ -132,7 +146,7 @@ async fn one_session(State(api): State<Api>, caller: Caller, Path(id): Path<Stri
     api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
     let id = session_id(&id)?;
     let found = api.hub.session(id).ok_or_else(|| Problem::not_found(format!("there is no session {id}")))?;
-    Ok(Json(session(&found)))
+    Ok(Json(session(&api.hub, &found)))
 }
 
 async fn close_session(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Answer {
@@ -144,14 +158,15 @@ async fn close_session(State(api): State<Api>, caller: Caller, Path(id): Path<St
     Ok(Json(json!({ "closed": id })))
 }
 
-async fn pulls(State(api): State<Api>, caller: Caller, Query(at): Query<Page>) -> Answer {
+async fn pulls(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
     api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
     Ok(page(&at, api.pulls.list(), |p| p.stream.clone(), relay))
 }
 
-async fn pushes(State(api): State<Api>, caller: Caller, Query(at): Query<Page>) -> Answer {
+async fn pushes(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
     api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
-    Ok(page(&at, api.pushes.list(), |p| p.stream.clone(), relay))
+    // A stream may be pushed to several targets.
+    Ok(page(&at, api.pushes.list(), |p| format!("{} {}", p.stream, p.url), relay))
 }
 
 async fn config(State(api): State<Api>, caller: Caller) -> Answer {

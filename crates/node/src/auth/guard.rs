@@ -44,8 +44,8 @@ impl Guard {
             && !is_own_page(origin)
         {
             // security.md S11: any page in a browser on this machine comes from loopback.
-            let why = "a web page from elsewhere may not use what this machine may do without a token; open it from \
-                       http://localhost, or send a token";
+            let why = "what this machine may do without a token is not for web pages from elsewhere, nor for what a proxy \
+                       forwards; open the page from http://localhost, or send a token";
             return Err(Refusal::Forbidden(why.into()));
         }
         authorize(&rules, &identity, action, resource)?;
@@ -75,9 +75,9 @@ impl Guard {
                 failures.note_wrong(remote, now);
                 Err(wrong_token())
             }
-            Some(_) | None => {
-                Err(Refusal::Full("too many wrong tokens from this address; wait a few seconds and try again".into()))
-            }
+            Some(_) | None => Err(Refusal::TooMany(
+                "too many wrong tokens from this address; wait a few seconds and try again".into(),
+            )),
         }
     }
 }

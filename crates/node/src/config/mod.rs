@@ -123,7 +123,7 @@ fn mask(value: &mut serde_json::Value) {
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section of keys and values")]
 pub struct Rtmp {
-    /// A port for RTMP alone, such as `0.0.0.0:1935`. Default: none.
+    /// A further port, such as RTMP's own `0.0.0.0:1935`; all that the one port speaks is spoken there too. Default: none.
     pub listen: Option<ListenAddr>,
 }
 

@@ -15,6 +15,7 @@ use culvert_net::http1::{Head, HeadError, PROBLEM_TYPE, problem};
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -38,11 +39,12 @@ pub struct DoorFigures {
     crowded: AtomicU64,
     tls_failed: AtomicU64,
     bad_head: AtomicU64,
+    full: AtomicU64,
 }
 
 impl DoorFigures {
     /// (what became of a connection, how many).
-    pub fn list(&self) -> [(&'static str, u64); 6] {
+    pub fn list(&self) -> [(&'static str, u64); 7] {
         [
             ("accepted", &self.accepted),
             ("unknown_protocol", &self.unknown),
@@ -50,6 +52,7 @@ impl DoorFigures {
             ("too_many_handshakes", &self.crowded),
             ("tls_failed", &self.tls_failed),
             ("bad_http", &self.bad_head),
+            ("too_many_connections", &self.full),
         ]
         .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
     }
@@ -62,11 +65,16 @@ pub struct Door(Arc<Inner>);
 struct Inner {
     tls: Option<TlsAcceptor>,
     strangers: Strangers,
+    /// For connections that neither publish nor watch.
+    places: Arc<Semaphore>,
     handshake: Duration,
     protocols: Protocols,
     http: Http,
     figures: Arc<DoorFigures>,
 }
+
+/// The places that a connection takes up until it is a publisher or a viewer: one of its address, and one of all.
+type Stranger = (Permit, OwnedSemaphorePermit);
 
 /// Why a connection went no further.
 enum Turned {
@@ -86,13 +94,15 @@ impl Door {
         tls: Option<Arc<ServerConfig>>,
         handshake: Duration,
         per_ip: usize,
+        connections: usize,
         protocols: Protocols,
         http: Http,
         figures: Arc<DoorFigures>,
     ) -> Door {
         let strangers = Strangers::new(per_ip);
+        let places = Arc::new(Semaphore::new(connections));
         let tls = tls.map(TlsAcceptor::from);
-        Door(Arc::new(Inner { tls, strangers, handshake, protocols, http, figures }))
+        Door(Arc::new(Inner { tls, strangers, places, handshake, protocols, http, figures }))
     }
 
     /// Accepts until `stop`. Spawns a task for each connection.
@@ -117,16 +127,24 @@ impl Door {
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
         let figures = &self.0.figures;
         figures.accepted.fetch_add(1, Ordering::Relaxed);
-        let Some(permit) = self.0.strangers.admit(remote.ip()) else {
+        // Publishers and viewers are bounded by limits of their own; this is for all the others.
+        let Ok(place) = self.0.places.clone().try_acquire_owned() else {
+            figures.full.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(%remote, "closed: as many connections as this node may have");
+            return;
+        };
+        let Some(stranger) = self.0.strangers.admit(remote.ip()) else {
             figures.crowded.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(%remote, "closed: too many unfinished handshakes from this address");
             return;
         };
-        tcp.set_nodelay(true).ok();
+        let conn = Conn::tcp(tcp, remote);
+        conn.set_nodelay(true);
+        conn.set_keepalive();
         let door = self.clone();
-        tokio::spawn(async move {
+        self.0.protocols.hub.spawn(async move {
             let figures = &door.0.figures;
-            let (count, what) = match door.open(Conn::tcp(tcp, remote), permit).await {
+            let (count, what) = match door.open(conn, (stranger, place)).await {
                 Ok(()) | Err(Turned::Gone) => return,
                 Err(Turned::Unknown) => (&figures.unknown, "an unknown protocol".to_string()),
                 Err(Turned::Late) => (&figures.late, "no request in time".to_string()),
@@ -137,18 +155,19 @@ impl Door {
         });
     }
 
-    async fn open(&self, conn: Conn, permit: Permit) -> Result<(), Turned> {
+    async fn open(&self, conn: Conn, stranger: Stranger) -> Result<(), Turned> {
         let deadline = Instant::now() + self.0.handshake;
-        let (mut conn, mut first) = look(conn, deadline).await?;
-        if let (First::Tls, Some(tls)) = (first, &self.0.tls) {
-            conn = open_tls(conn, tls, deadline).await?;
-            (conn, first) = look(conn, deadline).await?;
-        }
+        // Whoever has not said anything yet has nothing to lose when the node ends.
+        let (conn, first) = tokio::select! {
+            told = self.tell(conn, deadline) => told?,
+            () = self.0.protocols.hub.draining() => return Err(Turned::Gone),
+        };
         match first {
-            First::Rtmp => self.0.protocols.rtmp.serve(conn, permit),
-            First::Http1 => return self.open_http1(conn, deadline, permit).await,
+            First::Rtmp => self.0.protocols.rtmp.serve(conn, stranger),
+            First::Http1 => return self.open_http1(conn, deadline, stranger).await,
             First::Http2 => {
-                drop(permit);
+                let (of_address, _of_all) = stranger;
+                drop(of_address);
                 Box::pin(self.0.http.serve(conn)).await;
             }
             First::Tls | First::More | First::Unknown => return Err(Turned::Unknown),
@@ -156,18 +175,34 @@ impl Door {
         Ok(())
     }
 
+    /// What it speaks, inside TLS where it opens that.
+    async fn tell(&self, conn: Conn, deadline: Instant) -> Result<(Conn, First), Turned> {
+        let (conn, first) = look(conn, deadline).await?;
+        match (first, &self.0.tls) {
+            (First::Tls, Some(tls)) => look(open_tls(conn, tls, deadline).await?, deadline).await,
+            _ => Ok((conn, first)),
+        }
+    }
+
     /// The first request decides: live media goes out on the bare socket, all else is the library's.
-    async fn open_http1(&self, mut conn: Conn, deadline: Instant, permit: Permit) -> Result<(), Turned> {
-        let head = match timeout_at(deadline, Head::peek(&mut conn)).await {
+    async fn open_http1(&self, mut conn: Conn, deadline: Instant, stranger: Stranger) -> Result<(), Turned> {
+        let peeked = tokio::select! {
+            peeked = timeout_at(deadline, Head::peek(&mut conn)) => peeked,
+            () = self.0.protocols.hub.draining() => return Err(Turned::Gone),
+        };
+        let head = match peeked {
             Ok(Ok(head)) => head,
             Ok(Err(HeadError::Io(_) | HeadError::Cut)) => return Err(Turned::Gone),
             Ok(Err(fault @ (HeadError::Large | HeadError::Syntax(_)))) => {
                 self.0.figures.bad_head.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(remote = %conn.remote(), %fault, "closed: bad HTTP");
-                let status = if matches!(fault, HeadError::Large) { 431 } else { 400 };
+                let (status, reason) = match fault {
+                    HeadError::Large => (431, "Request Header Fields Too Large"),
+                    HeadError::Syntax(_) | HeadError::Io(_) | HeadError::Cut => (400, "Bad Request"),
+                };
                 let body = problem(status, "bad-request", &fault.to_string());
                 let response = format!(
-                    "HTTP/1.1 {status} Bad Request\r\nContent-Type: {PROBLEM_TYPE}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    "HTTP/1.1 {status} {reason}\r\nContent-Type: {PROBLEM_TYPE}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
                     body.len()
                 );
                 timeout(FAREWELL, conn.write_all(response.as_bytes())).await.ok();
@@ -175,8 +210,10 @@ impl Door {
             }
             Err(_) => return Err(Turned::Late),
         };
-        drop(permit);
+        let (of_address, of_all) = stranger;
+        drop(of_address);
         if culvert_live::Live::takes(&head) {
+            drop(of_all);
             Box::pin(self.0.protocols.live.serve(conn, head)).await;
         } else {
             Box::pin(self.0.http.serve(conn)).await;

@@ -1,7 +1,7 @@
 //! How many connections of one address may be without having said what they want (security.md S16).
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Counts them by address. Only addresses that have some take up room.
@@ -30,13 +30,22 @@ impl Strangers {
     /// Lets one more in. None: there are as many as there may be. This machine itself is not counted: behind it is a
     /// proxy, or whoever may stop the program anyway.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Permit> {
+        let address = network(address);
         let mut counts = lock(&self.counts);
         let count = counts.entry(address).or_default();
-        if *count >= self.limit && !address.to_canonical().is_loopback() {
+        if *count >= self.limit && !address.is_loopback() {
             return None;
         }
         *count += 1;
         Some(Permit { address, counts: self.counts.clone() })
+    }
+}
+
+/// What one customer has: an IPv4 address, or an IPv6 /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) if !v6.is_loopback() => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        address @ (IpAddr::V4(_) | IpAddr::V6(_)) => address,
     }
 }
 
@@ -67,5 +76,8 @@ mod tests {
         assert!(strangers.admit(a).is_some() && lock(&strangers.counts).is_empty());
         let many: Vec<_> = (0..5).map(|_| strangers.admit(own)).collect();
         assert!(many.iter().all(Option::is_some));
+        let [c, d] = ["2001:db8::1", "2001:db8::2"].map(|a| a.parse().unwrap());
+        let kept = [strangers.admit(c), strangers.admit(d)];
+        assert!(kept.iter().all(Option::is_some) && strangers.admit(c).is_none());
     }
 }

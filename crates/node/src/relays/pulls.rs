@@ -20,6 +20,8 @@ use crate::logs::mask_url;
 
 /// How long viewers are kept while a source that was live is connected anew.
 const KEEP_VIEWERS: Duration = Duration::from_secs(10);
+/// Most pulls at once: viewers choose the names of those on demand.
+const PULLS: usize = 1024;
 /// The least grace: a viewer needs a moment to come through the door.
 const LEAST_GRACE: Duration = Duration::from_secs(1);
 
@@ -82,29 +84,38 @@ impl Pulls {
     ) {
         let mut backoff = Backoff::default();
         let mut held: Option<Publisher> = None;
+        // When media last flowed.
+        let mut lost_at: Option<Instant> = None;
         loop {
             board.set(Doing::Starting, None);
             let mut live = None;
             let (ended, publisher) = self.attempt(&stream, url.url(), &board, held.take(), &mut live, on_demand).await;
             let why = match ended {
                 Attempt::Unwanted => {
+                    // Off the table first: whoever comes now starts another.
+                    self.running().remove(&stream);
                     if let Some(publisher) = publisher {
-                        publisher.finish(End::Finished);
+                        publisher.finish(if self.0.stop.is_cancelled() { End::Closed } else { End::Finished });
                     }
-                    break;
+                    return;
                 }
                 Attempt::Failed(why) => why,
             };
             tracing::warn!(%stream, url = %mask_url(url.url().as_str()), %why, "pull failed");
             board.set(Doing::Retrying, Some(why.clone()));
-            if on_demand && live.is_none() {
-                // Its viewers are told at once; the next one makes another attempt.
-                failed.send_replace(Some(why));
-                break;
+            if live.is_some() {
+                lost_at = Some(Instant::now());
             }
             let wait = backoff.after(live);
             // Viewers of a source that was live stay for a while.
-            held = publisher.filter(|_| live.is_some() && wait < KEEP_VIEWERS);
+            let keep = lost_at.is_some_and(|lost| lost.elapsed() + wait < KEEP_VIEWERS);
+            if on_demand && !keep {
+                // Its viewers are told at once; the next one makes another attempt.
+                self.running().remove(&stream);
+                failed.send_replace(Some(why));
+                return;
+            }
+            held = publisher.filter(|_| keep);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = self.0.stop.cancelled() => break,
@@ -153,7 +164,10 @@ impl Pulls {
         };
         let ended = tokio::select! {
             ended = source => Attempt::Failed(ended.err().unwrap_or_else(|| "the source ended".into())),
-            () = publisher.cancelled() => Attempt::Failed("closed by the API, or taken over".into()),
+            () = publisher.cancelled() => match on_demand {
+                true => Attempt::Unwanted,
+                false => Attempt::Failed("closed by the API".into()),
+            },
             () = unwatched(&publisher, &self.0.config), if on_demand => Attempt::Unwanted,
             () = self.0.stop.cancelled() => Attempt::Unwanted,
         };
@@ -195,6 +209,10 @@ impl Demand for Pulls {
         if let Some(pull) = running.get(stream) {
             // Viewers of a stream that is pulled all the time are told that it is not there.
             return (!pull.always).then(|| Starting { timeout, failed: pull.failed.clone() });
+        }
+        if running.len() >= PULLS {
+            let why = format!("this node pulls as many streams as it may ({PULLS})");
+            return Some(Starting { timeout, failed: watch::channel(Some(why)).1 });
         }
         let url = self.0.config.on_demand.url_for(stream)?;
         let (failed, seen) = watch::channel(None);
