@@ -139,7 +139,7 @@ pub enum Protocol {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
-    /// Batches and Nagle's algorithm.
+    /// Batches; of the floor, a send per tag with Nagle's algorithm.
     Shared,
     /// TCP_NODELAY, each tag at once.
     Low,

@@ -85,5 +85,11 @@ fn one(case: Case, args: &FanoutArgs, program: &Path) -> Result<Figures> {
         case.class.name(),
         case.viewers
     );
-    measure(case, args, program)
+    let figures = measure(case, args, program)?;
+    let behind = figures.behind_ms.map_or(0.0, |behind| behind.max);
+    eprintln!(
+        "  {:.4} ms of CPU per viewer and second, {} at full rate, at most {behind:.0} ms behind",
+        figures.cpu_ms_per_viewer_second, figures.full_rate
+    );
+    Ok(figures)
 }

@@ -70,7 +70,8 @@ impl Receiver {
                 take_outputs(&mut session, &mut Vec::new(), &mut first)?;
                 (None, Dialect::Rtmp(Box::new(session)), first)
             }
-            Protocol::Tcp => (None, Dialect::Flv(reader), Vec::new()),
+            // Says something, as all others do: the kernel acknowledges otherwise to those that only listen.
+            Protocol::Tcp => (None, Dialect::Flv(reader), b"play\r\n".to_vec()),
         };
         Ok((Receiver { head, open: false, dialect }, first))
     }

@@ -17,9 +17,12 @@ pub(crate) const FPS: u64 = 30;
 pub(crate) const GOP: u64 = 30;
 /// Bytes of all video bodies of a second: 2 Mbit/s.
 pub(crate) const VIDEO_BYTES_PER_SECOND: usize = 250_000;
-/// A body between two key frames; what is left of the second is the key frame's, about 40 kB.
+/// A body between two key frames, on average; what is left of the second is the key frame's, about 40 kB.
 const P_BYTES: usize = 7_241;
 const KEY_BYTES: usize = VIDEO_BYTES_PER_SECOND - P_BYTES * (GOP as usize - 1);
+/// By how much the bodies' sizes differ, step by step. Were two in a row alike, Linux would take their size for the
+/// path's segment size and acknowledge each at once, which no real stream makes it do.
+const P_STEP_BYTES: usize = 180;
 /// Of AAC, which has frames of 1,024 samples.
 const SAMPLE_RATE_HZ: u64 = 48_000;
 const AAC_SAMPLES: u64 = 1_024;
@@ -59,7 +62,6 @@ pub(crate) struct Tag {
 #[derive(Debug)]
 pub(crate) struct Source {
     key: Bytes,
-    inter: Bytes,
     audio: Bytes,
     seq: u32,
     pictures: u64,
@@ -77,7 +79,6 @@ impl Source {
     pub(crate) fn new() -> Source {
         Source {
             key: video_body(0x17, IDR_SLICE, KEY_BYTES),
-            inter: video_body(0x27, P_SLICE, P_BYTES),
             audio: filled([&[0xaf, 1], AAC_FRAME].concat(), AUDIO_BYTES),
             seq: 0,
             pictures: 0,
@@ -100,9 +101,12 @@ impl Source {
         let picture_due = Duration::from_nanos(self.pictures * 1_000_000_000 / FPS);
         let sound_due = Duration::from_nanos(self.sounds * AAC_SAMPLES * 1_000_000_000 / SAMPLE_RATE_HZ);
         let (kind, due, body) = if picture_due <= sound_due {
-            let body = if self.pictures.is_multiple_of(GOP) { &self.key } else { &self.inter };
+            let body = match p_bytes(self.pictures % GOP) {
+                None => self.key.clone(),
+                Some(bytes) => video_body(0x27, P_SLICE, bytes),
+            };
             self.pictures += 1;
-            (TagKind::Video, picture_due, body.clone())
+            (TagKind::Video, picture_due, body)
         } else {
             self.sounds += 1;
             (TagKind::Audio, sound_due, self.audio.clone())
@@ -122,6 +126,14 @@ pub(crate) fn is_key_frame(kind: TagKind, body: &[u8]) -> bool {
 pub(crate) fn bytes_per_second(overhead_bytes: usize) -> f64 {
     let sounds = SAMPLE_RATE_HZ as f64 / AAC_SAMPLES as f64;
     VIDEO_BYTES_PER_SECOND as f64 + sounds * AUDIO_BYTES as f64 + (FPS as f64 + sounds) * overhead_bytes as f64
+}
+
+/// Of the body at this place in a GOP; none for the key frame. The sizes are [`P_BYTES`] on average, each is there once,
+/// and neighbours differ by much.
+fn p_bytes(place: u64) -> Option<usize> {
+    let middle = (GOP as usize - 2) / 2;
+    let step = (place.checked_sub(1)? as usize * 11) % (GOP as usize - 1);
+    Some(P_BYTES + step * P_STEP_BYTES - middle * P_STEP_BYTES)
 }
 
 /// FLV's five bytes, the length of the one NAL unit, the unit; `total_bytes` with the stamp.

@@ -1,8 +1,10 @@
 //! N viewers on one thread: joins them, reads what comes, counts bytes; a few of them look at every tag.
 //!
 //! Most viewers, once they play, have their bytes discarded by the kernel (`MSG_TRUNC`), so that the generator stays
-//! cheaper than the server. Those that parse, the *probes*, are looked after between any few others, so that what they
-//! measure is the server's delay and not the generator's.
+//! cheaper than the server, and they are looked at once a millisecond: a reader that sleeps until bytes come is woken by
+//! the very send that brings them, at the server's cost, which no viewer beyond a network is. Those that parse, the
+//! *probes*, wake the generator and are looked after between any few others, so that what they measure is the server's
+//! delay and not the generator's.
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
@@ -28,6 +30,8 @@ use crate::stamp::now_micros;
 const JOINING: usize = 50;
 /// Nobody joins for so long: the server is not up to it.
 const JOIN_PATIENCE: Duration = Duration::from_secs(20);
+/// How long viewers that are not probes may wait to be read.
+const PERIOD: Duration = Duration::from_millis(1);
 /// Other viewers that are served before the probes are looked after again.
 const BETWEEN_PROBES: usize = 32;
 /// Discarded by one call: more than a socket ever holds here.
@@ -63,12 +67,14 @@ pub(crate) struct Channel {
 
 /// All viewers.
 pub(crate) struct Crowd {
+    /// Of all but the probes.
     poll: Poll,
     events: Events,
-    /// Of the probes alone, which are in both.
     probe_poll: Poll,
     probe_events: Events,
     members: Members,
+    /// When those that are not probes were looked at.
+    swept: Instant,
 }
 
 struct Members {
@@ -109,6 +115,7 @@ impl Crowd {
             events: Events::with_capacity(1024),
             probe_poll: Poll::new()?,
             probe_events: Events::with_capacity(256),
+            swept: Instant::now(),
             members: Members {
                 channel,
                 viewers: Vec::new(),
@@ -211,10 +218,8 @@ impl Crowd {
         send(&socket, &first)?;
         socket.set_nonblocking(true)?;
         let (fd, token) = (socket.as_raw_fd(), Token(index));
-        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-        if role == Role::Probe {
-            self.probe_poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
-        }
+        let poll = if role == Role::Probe { &self.probe_poll } else { &self.poll };
+        poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)?;
         self.members.viewers.push(Viewer {
             socket: Some(socket),
             role,
@@ -227,15 +232,18 @@ impl Crowd {
     }
 
     fn turn(&mut self, patience: Duration) -> Result<()> {
-        let Crowd { poll, events, probe_poll, probe_events, members } = self;
-        if !polled(poll.poll(events, Some(patience)))? {
+        let Crowd { poll, events, probe_poll, probe_events, members, swept } = self;
+        if polled(probe_poll.poll(probe_events, Some(patience.min(PERIOD))))? {
+            probe_events.iter().for_each(|event| members.handle(event));
+        }
+        // Probes may keep waking us; the others have their own rhythm.
+        if swept.elapsed() < PERIOD || !polled(poll.poll(events, Some(Duration::ZERO)))? {
             return Ok(());
         }
+        *swept = Instant::now();
         for (index, event) in events.iter().enumerate() {
             if index % BETWEEN_PROBES == 0 && polled(probe_poll.poll(probe_events, Some(Duration::ZERO)))? {
-                for event in probe_events.iter() {
-                    members.handle(event);
-                }
+                probe_events.iter().for_each(|event| members.handle(event));
             }
             members.handle(event);
         }
