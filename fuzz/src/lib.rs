@@ -10,6 +10,7 @@
 mod amf0;
 mod codec;
 mod flv;
+mod node;
 mod rtmp;
 pub mod split;
 
@@ -20,7 +21,9 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("amf0", amf0::amf0),
     ("annexb", codec::annexb),
+    ("config_file", node::config_file),
     ("config_records", codec::config_records),
+    ("door_sniffer", node::door_sniffer),
     ("flv", flv::flv),
     ("frames", codec::frames),
     ("rtmp_chunks", rtmp::rtmp_chunks),

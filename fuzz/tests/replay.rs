@@ -80,4 +80,6 @@ macro_rules! replays {
     };
 }
 
-replays! { amf0 annexb config_records flv frames rtmp_chunks rtmp_handshake rtmp_session sps264 sps265 }
+replays! {
+    amf0 annexb config_file config_records door_sniffer flv frames rtmp_chunks rtmp_handshake rtmp_session sps264 sps265
+}
