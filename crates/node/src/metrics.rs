@@ -111,6 +111,9 @@ impl Collector for Figures {
         let refusals = self.hub.0.figures().refusals();
         let rows = refusals.iter().map(|(a, why, n)| (vec![("action", *a), ("why", *why)], ConstCounter::new(*n)));
         family(encoder, ("refusals", "What was refused at the gate", Counter), rows)?;
+        let faults = self.hub.0.figures().faults();
+        let rows = faults.iter().map(|(p, what, n)| (vec![("protocol", *p), ("what", *what)], ConstCounter::new(*n)));
+        family(encoder, ("peer_faults", "What peers did wrong", Counter), rows)?;
         let rows = self.door.list().map(|(what, n)| (vec![("what", what)], ConstCounter::new(n)));
         family(encoder, ("connections", "What became of connections at the one port", Counter), rows)
     }
