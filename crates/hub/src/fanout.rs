@@ -192,6 +192,8 @@ struct Member {
     pace: Pace,
     /// Taken from the line and not yet written; begins within a chunk where a write was partial.
     pending: VecDeque<Bytes>,
+    /// Some of what comes first in `pending` has been written: nothing else may go before the rest of it.
+    cut: bool,
 }
 
 impl Player {
@@ -205,7 +207,8 @@ impl Player {
         });
         let (done, receiver) = oneshot::channel();
         let figures = self.session().clone();
-        let member = Member { player: self, outlet, tap: tap.clone(), done, class, pace, pending: VecDeque::new() };
+        let member =
+            Member { player: self, outlet, tap: tap.clone(), done, class, pace, pending: VecDeque::new(), cut: false };
         tokio::spawn(catch_up(member));
         Attached { tap, figures, done: receiver }
     }
@@ -285,7 +288,7 @@ async fn catch_up(mut member: Member) {
 impl Member {
     /// Writes some of what is pending; returns as soon as there was progress.
     async fn write(&mut self) -> io::Result<()> {
-        let Member { outlet, pending, .. } = self;
+        let Member { outlet, pending, cut, .. } = self;
         let n = poll_fn(|cx| {
             let slices: Vec<IoSlice<'_>> = pending.iter().take(ROUND_CHUNKS).map(|b| IoSlice::new(b)).collect();
             Pin::new(&mut *outlet).poll_write_vectored(cx, &slices)
@@ -294,7 +297,7 @@ impl Member {
         if n == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        advance(pending, n);
+        *cut = advance(pending, n);
         Ok(())
     }
 
@@ -304,7 +307,7 @@ impl Member {
 
     /// Ends the viewer. Its outlet is good for last words only where it is at a chunk boundary.
     fn finish(self, end: End) {
-        let clean = self.pending.is_empty() && !matches!(end, End::Disconnected | End::Stalled);
+        let clean = !self.cut && !matches!(end, End::Disconnected | End::Stalled);
         let figures = self.player.session().clone();
         let (gaps, skipped) = figures.gaps();
         tracing::info!(
@@ -316,15 +319,17 @@ impl Member {
     }
 }
 
-fn advance(pending: &mut VecDeque<Bytes>, mut n: usize) {
+/// Drops what was written. True when it ends within a chunk.
+fn advance(pending: &mut VecDeque<Bytes>, mut n: usize) -> bool {
     while let Some(front) = pending.front_mut() {
         if front.len() > n {
             front.advance(n);
-            return;
+            return n > 0;
         }
         n -= front.len();
         pending.pop_front();
     }
+    false
 }
 
 /// The crews of one line.
@@ -626,6 +631,7 @@ impl Member {
             let rest = round.chunks[at].slice(left..);
             figures.count((written + rest.len()) as u64, (at + 1 - place) as u64);
             self.pending.push_back(rest);
+            self.cut = true;
             at += 1;
         } else {
             figures.count(written as u64, (at - place) as u64);

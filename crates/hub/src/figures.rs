@@ -13,6 +13,7 @@ use crate::{Action, Refusal};
 #[derive(Debug, Default)]
 pub struct HubFigures {
     refusals: Mutex<HashMap<(&'static str, &'static str), u64>>,
+    faults: Mutex<HashMap<(&'static str, &'static str), u64>>,
 }
 
 impl HubFigures {
@@ -20,6 +21,18 @@ impl HubFigures {
     pub(crate) fn count_refusal(&self, action: Action, refusal: &Refusal) {
         let mut refusals = self.refusals.lock().expect("no code panics while it holds this lock");
         *refusals.entry((action.name(), refusal.kind())).or_default() += 1;
+    }
+
+    /// Counts what a peer did wrong, by words of which each protocol has a few.
+    pub fn count_fault(&self, protocol: &'static str, what: &'static str) {
+        let mut faults = self.faults.lock().expect("no code panics while it holds this lock");
+        *faults.entry((protocol, what)).or_default() += 1;
+    }
+
+    /// (protocol, what a peer did wrong, count).
+    pub fn faults(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let faults = self.faults.lock().expect("no code panics while it holds this lock");
+        faults.iter().map(|(&(protocol, what), &n)| (protocol, what, n)).collect()
     }
 
     /// (action, kind of refusal, count).

@@ -66,7 +66,10 @@ async fn handle(
     let target = request.uri().path_and_query().map_or("/", |t| t.as_str()).to_string();
     let ask = match claims(&target) {
         Some(Ok(ask)) => ask,
-        Some(Err(why)) => return error(400, "bad-name", &why.to_string()),
+        Some(Err(why)) => {
+            live.gate.hub().figures().count_fault("http", "bad-name");
+            return error(400, "bad-name", &why.to_string());
+        }
         None => {
             return error(
                 404,

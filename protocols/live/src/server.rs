@@ -72,6 +72,8 @@ impl Live {
     pub async fn serve(&self, mut conn: Conn, head: Head) {
         conn.consume(head.bytes);
         let Some(Ok(request)) = claims(&head.target) else {
+            self.gate.hub().figures().count_fault("http", "bad-name");
+            tracing::info!(remote = %conn.remote(), protocol = "http", "refused: the path is no stream name");
             let what = "the path is no stream name: segments of A-Z a-z 0-9 . _ ~ - joined by single slashes";
             return answer(conn, &error_response(400, "bad-name", what)).await;
         };

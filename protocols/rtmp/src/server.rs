@@ -65,6 +65,22 @@ enum Fault {
     Flood,
 }
 
+impl Fault {
+    /// A stable word for counters.
+    fn kind(&self) -> &'static str {
+        match self {
+            Fault::Wire(_) => "protocol",
+            Fault::Media(_) => "media",
+            Fault::Io(_) => "io",
+            Fault::Handshake(_) => "handshake-timeout",
+            Fault::Silent(_) => "silent",
+            Fault::Refused(_) => "refused",
+            Fault::Name(_) => "bad-name",
+            Fault::Flood => "flood",
+        }
+    }
+}
+
 enum Role {
     Idle,
     Publishing(Box<Publishing>),
@@ -140,6 +156,9 @@ impl Peer {
     async fn run(mut self, limits: Limits) {
         let ended = self.talk(limits).await;
         if let Err(fault) = &ended {
+            if !matches!(fault, Fault::Io(_) | Fault::Refused(_)) {
+                self.gate.hub().figures().count_fault("rtmp", fault.kind());
+            }
             // A peer's mistake is no trouble of ours.
             tracing::info!(remote = %self.remote, protocol = "rtmp", %fault, "connection ended");
         }
@@ -225,7 +244,8 @@ impl Peer {
                     return Ok(());
                 }
             }
-            self.flush().await?;
+            // In a box of its own: it is large, and a player's task does not need it while it waits.
+            Box::pin(self.flush()).await?;
             if let Some(fault) = self.ending.take() {
                 return Err(fault);
             }

@@ -137,7 +137,12 @@ impl<E> Transport<E> {
     }
 
     pub(super) fn poll(&mut self) -> Option<Output<E>> {
-        Some(match self.outputs.pop_front()? {
+        let Some(output) = self.outputs.pop_front() else {
+            // A player's session is quiet for hours: it keeps no room for what it once had to say.
+            self.outputs = VecDeque::new();
+            return None;
+        };
+        Some(match output {
             Item::Send(bytes) => {
                 self.send_bytes -= bytes.len();
                 Output::Send(Bytes::from(bytes))
