@@ -1,0 +1,208 @@
+//! ffmpeg as publisher and as player. Two of them: Debian's 5, as `ffmpeg`, and 9, as Python's `imageio-ffmpeg` brings it
+//! or as `CULVERT_FFMPEG9` says.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, ChildStdin, Command};
+
+use crate::wait::soon;
+
+/// What a publisher sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Media {
+    /// H.264 without B-frames, and AAC.
+    H264Aac,
+    /// H.264 with two B-frames in a row, and AAC.
+    BFrames,
+    /// H.265 and AAC.
+    H265Aac,
+    /// AV1 and Opus.
+    Av1Opus,
+    /// H.264 alone.
+    VideoOnly,
+    /// AAC alone.
+    AudioOnly,
+}
+
+const VIDEO: &str = "-re -f lavfi -i testsrc2=size=320x180:rate=25";
+const AUDIO: &str = "-re -f lavfi -i sine=frequency=440:sample_rate=48000";
+const H264: &str = "-c:v libx264 -preset ultrafast -bf 0 -g 25 -pix_fmt yuv420p";
+const B_FRAMES: &str = "-c:v libx264 -preset veryfast -bf 2 -b_strategy 0 -g 25 -pix_fmt yuv420p";
+const H265: &str = "-c:v libx265 -preset ultrafast -g 25 -x265-params log-level=none -pix_fmt yuv420p";
+const AV1: &str = "-c:v libsvtav1 -preset 12 -g 25 -pix_fmt yuv420p";
+
+impl Media {
+    fn arguments(self) -> String {
+        match self {
+            Media::H264Aac => format!("{VIDEO} {AUDIO} {H264} -c:a aac"),
+            Media::BFrames => format!("{VIDEO} {AUDIO} {B_FRAMES} -c:a aac"),
+            Media::H265Aac => format!("{VIDEO} {AUDIO} {H265} -c:a aac"),
+            Media::Av1Opus => format!("{VIDEO} {AUDIO} {AV1} -c:a libopus"),
+            Media::VideoOnly => format!("{VIDEO} {H264}"),
+            Media::AudioOnly => format!("{AUDIO} -c:a aac"),
+        }
+    }
+
+    /// Whether there are pictures to count.
+    pub fn has_video(self) -> bool {
+        self != Media::AudioOnly
+    }
+}
+
+/// What a player plays where nothing else is said, in seconds.
+const TWO_SECONDS: u64 = 2;
+/// What may be missing at the end: the longest frame of any codec here.
+const SHORT: Duration = Duration::from_millis(100);
+
+/// A node's own certificate is not to be verified, which later versions of ffmpeg do unless they are told.
+fn unverified(url: &str) -> &[&'static str] {
+    if url.starts_with("rtmps:") || url.starts_with("https:") { &["-tls_verify", "0"] } else { &[] }
+}
+
+/// One ffmpeg.
+#[derive(Clone, Debug)]
+pub struct Ffmpeg(PathBuf);
+
+/// A test that cannot be run says so where the harness does not swallow it.
+pub fn skipped(test: &str, needs: &str) {
+    // Standard error may be closed; there is nobody else to tell.
+    writeln!(std::io::stderr(), "SKIPPED: {test} needs {needs}").ok();
+}
+
+fn tried(program: &Path, argument: &str) -> Option<ExitStatus> {
+    let mut command = std::process::Command::new(program);
+    command.arg(argument).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().ok()
+}
+
+fn runs(program: &Path) -> bool {
+    tried(program, "-version").is_some_and(|status| status.success())
+}
+
+/// Whether `program` is on the path; one that does not like `argument` is there all the same.
+pub fn installed(program: &str, argument: &str) -> bool {
+    tried(Path::new(program), argument).is_some()
+}
+
+impl Ffmpeg {
+    /// The one on the path, usually 5 or later; where it is not here, says that `test` is skipped.
+    pub fn five(test: &str) -> Option<Ffmpeg> {
+        let path = PathBuf::from("ffmpeg");
+        if runs(&path) {
+            return Some(Ffmpeg(path));
+        }
+        skipped(test, "ffmpeg on the PATH");
+        None
+    }
+
+    /// The one that knows enhanced FLV with everything; where it is not here, says that `test` is skipped.
+    pub fn nine(test: &str) -> Option<Ffmpeg> {
+        let named = std::env::var_os("CULVERT_FFMPEG9").map(PathBuf::from);
+        let path = named.or_else(|| {
+            let code = "import imageio_ffmpeg;print(imageio_ffmpeg.get_ffmpeg_exe())";
+            let asked = std::process::Command::new("python3").args(["-c", code]).output().ok()?;
+            Some(PathBuf::from(String::from_utf8(asked.stdout).ok()?.trim()))
+        });
+        let found = path.filter(|path| runs(path)).map(Ffmpeg);
+        if found.is_none() {
+            skipped(test, "ffmpeg 9 (pip install imageio-ffmpeg, or CULVERT_FFMPEG9=PATH)");
+        }
+        found
+    }
+
+    /// Publishes in real time until what is returned is dropped.
+    pub fn publish(&self, media: Media, url: &str) -> Child {
+        let mut command = self.command("fatal");
+        command.args(media.arguments().split(' ')).args(["-t", "120", "-flvflags", "no_duration_filesize"]);
+        command.args(unverified(url)).args(["-f", "flv", url]).stdin(Stdio::null()).stdout(Stdio::null());
+        command.spawn().expect("ffmpeg was just run")
+    }
+
+    /// Makes a recording, faster than real time.
+    pub async fn record(&self, media: Media, seconds: u64) -> Vec<u8> {
+        let mut command = self.command("fatal");
+        command.args(media.arguments().replace("-re ", "").split(' ')).args(["-t", &seconds.to_string()]);
+        command.args(["-f", "flv", "pipe:1"]).stdin(Stdio::null());
+        let made = soon("a recording", command.output()).await.expect("ffmpeg was just run");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        made.stdout
+    }
+
+    /// Decodes what is at `url`, for two seconds of it.
+    pub async fn play(&self, url: &str) -> Played {
+        self.play_for(TWO_SECONDS, url).await
+    }
+
+    /// The same for so many seconds.
+    pub async fn play_for(&self, seconds: u64, url: &str) -> Played {
+        let input = [unverified(url), &["-i", url]].concat();
+        Played::of(self.player(seconds, &input, Stdio::null()), seconds, url).await
+    }
+
+    /// Decodes an FLV stream that comes by `feed`, for two seconds of it. `feed` is called with the player's input and
+    /// ends when that closes.
+    pub async fn play_from(&self, what: &str, feed: impl AsyncFnOnce(ChildStdin)) -> Played {
+        let mut child = self.player(TWO_SECONDS, &["-f", "flv", "-i", "pipe:0"], Stdio::piped());
+        let input = child.stdin.take().expect("it was asked for");
+        let (played, ()) = tokio::join!(Played::of(child, TWO_SECONDS, what), feed(input));
+        played
+    }
+
+    fn player(&self, seconds: u64, input: &[&str], stdin: Stdio) -> Child {
+        let mut command = self.command("error");
+        // -t ends it; -progress tells how many pictures were decoded.
+        command.arg("-xerror").args(input).args(["-t", &seconds.to_string(), "-progress", "pipe:1", "-f", "null", "-"]);
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("ffmpeg was just run")
+    }
+
+    fn command(&self, level: &str) -> Command {
+        let mut command = Command::new(&self.0);
+        command.args(["-nostdin", "-hide_banner", "-nostats", "-v", level]).kill_on_drop(true);
+        // SVT-AV1 talks past ffmpeg's log: errors only.
+        command.env("SVT_LOG", "1");
+        command
+    }
+}
+
+/// What a player said.
+#[derive(Debug)]
+pub struct Played {
+    status: ExitStatus,
+    frames: u64,
+    time: Duration,
+    asked: u64,
+    errors: String,
+}
+
+impl Played {
+    async fn of(mut child: Child, asked: u64, what: &str) -> Played {
+        let (mut out, mut err) =
+            (child.stdout.take().expect("it was asked for"), child.stderr.take().expect("it was asked for"));
+        let (mut progress, mut errors) = (String::new(), String::new());
+        let read = async {
+            let (a, b) = tokio::join!(out.read_to_string(&mut progress), err.read_to_string(&mut errors));
+            a.and(b).expect("ffmpeg writes text");
+            child.wait().await.expect("it was started")
+        };
+        let status = soon(&format!("ffmpeg to play {what}"), read).await;
+        // The null output rounds stamps to the frame rate, and then complains of what it rounded; that is no decoder's
+        // error, and whether stamps go forward is for [`crate::view::Continuity`] to see.
+        let errors = errors.lines().filter(|line| !line.starts_with("[null @")).collect::<Vec<_>>().join("\n");
+        let last =
+            |key: &str| progress.lines().rev().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
+        let time = Duration::from_micros(last("out_time_us=").unwrap_or_default());
+        Played { status, frames: last("frame=").unwrap_or_default(), time, asked, errors }
+    }
+
+    /// Nothing was wrong from the first frame on, and all that was asked for was played.
+    pub fn assert_clean(&self, media: Media, what: &str) {
+        assert!(self.status.success() && self.errors.is_empty(), "{what}: {self:?}");
+        assert!(self.time + SHORT >= Duration::from_secs(self.asked), "{what}: {self:?}");
+        // All publishers make 25 pictures a second.
+        assert!(self.frames + 2 >= self.asked * 25 || !media.has_video(), "{what}: {self:?}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Media by hand: the clip's frames with stamps of a test's own, pushed by our own RTMP client.
+
+use std::time::{Duration, SystemTime};
+
+use culvert_formats::flv::{Demux, Event, Reader};
+use culvert_hub::{End, Next};
+use culvert_media::{Frame, Time, Tracks};
+use culvert_net::tls;
+use culvert_node::camera::{AudioChoice, Clip, VideoChoice};
+use culvert_rtmp::{ClientError, Feed};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::wait::LONG;
+
+/// Things to publish, each due some time after the first one was asked for.
+pub struct Script {
+    begun: Option<Instant>,
+    steps: Box<dyn Iterator<Item = (Duration, Next)> + Send>,
+    ready: Option<(Duration, Next)>,
+}
+
+impl Script {
+    /// These things at these times.
+    pub fn new(steps: impl Iterator<Item = (Duration, Next)> + Send + 'static) -> Script {
+        Script { begun: None, steps: Box::new(steps), ready: None }
+    }
+
+    /// The clip, H.264 and AAC, in real time and without end, each frame changed by `change`, which is told how long
+    /// it has been running and may leave the frame out.
+    pub fn clip(change: impl FnMut(Duration, Frame) -> Option<Frame> + Send + 'static) -> Script {
+        let clip = Clip::load(VideoChoice::H264, AudioChoice::Aac);
+        let tracks = std::iter::once((Duration::ZERO, Next::Tracks(clip.tracks().clone())));
+        Script::new(tracks.chain(paced(clip.frames(), change)))
+    }
+
+    /// The clip with other stamps: `stamp` is given those of the clip, from 0 on, in milliseconds.
+    pub fn restamped(stamp: impl Fn(i64) -> i64 + Send + 'static) -> Script {
+        Script::clip(move |_, frame| {
+            let to = Time::from_millis(stamp(frame.dts.millis()));
+            Some(Frame { pts: to + (frame.pts - frame.dts), dts: to, ..frame })
+        })
+    }
+}
+
+/// Frames at the times that their stamps say, changed after that.
+pub fn paced(
+    frames: impl Iterator<Item = Frame>,
+    mut change: impl FnMut(Duration, Frame) -> Option<Frame>,
+) -> impl Iterator<Item = (Duration, Next)> {
+    frames.filter_map(move |frame| {
+        let at = Duration::from_micros(frame.dts.micros().unsigned_abs());
+        Some((at, Next::Frame(change(at, frame)?)))
+    })
+}
+
+impl Feed for Script {
+    async fn next(&mut self) -> Next {
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        if self.ready.is_none() {
+            self.ready = self.steps.next();
+        }
+        let Some((at, _)) = &self.ready else { return Next::End(End::Finished) };
+        sleep_until(begun + *at).await;
+        self.ready.take().map_or(Next::End(End::Finished), |(_, next)| next)
+    }
+}
+
+/// The tracks and frames of a recording.
+pub fn recorded(flv: &[u8]) -> (Tracks, Vec<Frame>) {
+    let (mut reader, mut demux) = (Reader::new(), Demux::new());
+    reader.handle_input(flv);
+    while let Some(tag) = reader.poll_tag().expect("FLV") {
+        demux.handle_tag(SystemTime::now(), tag.kind, tag.time_ms, tag.body).expect("no tag is too large");
+    }
+    demux.flush();
+    let (mut tracks, mut frames) = (None, Vec::new());
+    while let Some(event) = demux.poll_event() {
+        match event {
+            Event::Tracks(found) => tracks = Some(found),
+            Event::Frame(frame) => frames.push(frame),
+            Event::EndOfSequence => {}
+        }
+    }
+    (tracks.expect("a recording has tracks"), frames)
+}
+
+/// A publisher that runs by itself until it is refused, ends, or is dropped with the runtime.
+pub type Publishing = JoinHandle<Result<(), ClientError>>;
+
+/// Spawns our RTMP client.
+pub fn publish(url: String, mut script: Script) -> Publishing {
+    tokio::spawn(async move {
+        let trust = tls::client(None).expect("built-in roots");
+        culvert_rtmp::push(&url, &trust, LONG, &mut script, || {}).await
+    })
+}
+
+/// Spawns a publisher of the clip as it is.
+pub fn publish_clip(url: String) -> Publishing {
+    publish(url, Script::clip(|_, frame| Some(frame)))
+}

@@ -1,0 +1,104 @@
+//! A node of its own for a test: a free port, a data folder that goes with it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use culvert_hub::StreamInfo;
+use culvert_media::StreamName;
+use culvert_node::{Node, config};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::http::{Answer, request};
+use crate::wait::until;
+
+/// A node that serves on loopback until the test ends.
+pub struct TestNode {
+    /// The node itself.
+    pub node: Node,
+    dir: TempDir,
+}
+
+impl TestNode {
+    /// With these sections, on a port that is free. Must be called within a runtime; the node's tasks end with it.
+    pub fn start(yaml: &str) -> TestNode {
+        TestNode::at(0, yaml)
+    }
+
+    /// The same on this port.
+    pub fn at(port: u16, yaml: &str) -> TestNode {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let own = format!("listen: 127.0.0.1:{port}\nnode: {{data_dir: {:?}}}\n", dir.path().join("data"));
+        let config = config::parse(&(own + yaml), Path::new("test.yaml")).unwrap_or_else(|fault| panic!("{fault}"));
+        let node = Node::start(&config).unwrap_or_else(|fault| panic!("{fault:#}"));
+        TestNode { node, dir }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.node.address
+    }
+
+    /// A URL on it; `scheme` without the `s` of TLS.
+    pub fn url(&self, scheme: &str, path: &str) -> String {
+        self.node.url(scheme, path)
+    }
+
+    /// The certificate that it made for itself.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.path().join("data/self-signed.pem")
+    }
+
+    /// A stream as the hub shows it.
+    pub fn stream(&self, name: &str) -> Option<StreamInfo> {
+        self.node.hub.info(&stream_name(name))
+    }
+
+    /// Waits until a stream is live and frames have come.
+    pub async fn until_live(&self, name: &str) -> StreamInfo {
+        let live = async || self.stream(name).filter(|s| s.state == "live" && s.frames > 0);
+        until(&format!("{name} to be live"), live).await
+    }
+
+    /// Waits until a stream has gone.
+    pub async fn until_gone(&self, name: &str) {
+        until(&format!("{name} to end"), async || self.stream(name).is_none().then_some(())).await;
+    }
+
+    /// An answer of the API, or of anything else by HTTP.
+    pub async fn get(&self, path: &str) -> Answer {
+        request(self.address(), "GET", path, &[]).await
+    }
+
+    /// The same as JSON; it must have status 200.
+    pub async fn json(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.json()
+    }
+
+    /// The value of a line of `/metrics` that begins with this.
+    pub async fn metric(&self, line: &str) -> f64 {
+        let answer = self.get("/metrics").await;
+        let text = answer.text();
+        let found = text.lines().find_map(|l| l.strip_prefix(line)?.trim().parse().ok());
+        found.unwrap_or_else(|| panic!("no {line} in {text}"))
+    }
+}
+
+/// A name in the grammar.
+pub fn stream_name(name: &str) -> StreamName {
+    StreamName::parse(name).expect("a test's own name")
+}
+
+/// A port that was free a moment ago, for a node that starts later.
+pub fn free_port() -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback");
+    socket.local_addr().expect("bound").port()
+}
+
+/// What the configuration keeps of a token.
+pub fn token_sha256(token: &str) -> String {
+    Sha256::digest(token.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

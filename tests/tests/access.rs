@@ -1,0 +1,125 @@
+//! Who may do what, as seen from outside: by `auth` of the configuration, the same at every door.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use culvert_rtmp::session::Goal;
+use culvert_tests::TestNode;
+use culvert_tests::http::request;
+use culvert_tests::media::publish_clip;
+use culvert_tests::node::token_sha256;
+use culvert_tests::rtmp::Peer;
+use culvert_tests::view::Viewer;
+
+const TOKEN: &str = "cam's own token";
+
+fn guarded() -> TestNode {
+    TestNode::start(&format!(
+        "auth:\n  anonymous: {{allow: [play], streams: \"public/**\"}}\n  users:\n  - {{name: cam, token_sha256: {}, \
+         allow: [publish, play], streams: \"live/**\"}}\n",
+        token_sha256(TOKEN)
+    ))
+}
+
+fn in_query() -> String {
+    format!("?token={}", TOKEN.replace(' ', "%20"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_publishes_and_plays_by_his_token_and_others_do_not() {
+    let node = guarded();
+    publish_clip(node.url("rtmp", &format!("/live/a{}", in_query())));
+    assert_eq!(&*node.until_live("live/a").await.publisher.identity.name, "user:cam");
+
+    for path in ["live/b", "live/b?token=wrong", "public/b"] {
+        let (code, why) = Peer::connect(&node, Goal::Publish, path).await.refused().await;
+        assert!(code == "NetStream.Publish.Denied" && !why.is_empty(), "{path}: {code}: {why}");
+    }
+    let elsewhere = format!("other/b{}", in_query());
+    let (code, _) = Peer::connect(&node, Goal::Publish, &elsewhere).await.refused().await;
+    assert_eq!(code, "NetStream.Publish.Denied");
+    let (code, _) = Peer::connect(&node, Goal::Play, "live/a").await.refused().await;
+    assert_eq!(code, "NetStream.Play.Denied");
+
+    Viewer::open(&node, "live/a", &in_query()).await.frame().await.unwrap();
+    let basic = format!("Basic {}", STANDARD.encode(format!("anybody:{TOKEN}")));
+    let bearer = format!("Bearer {TOKEN}");
+    let wrong = "Bearer wrong".to_string();
+    let play = "/play/live/a.flv";
+    for (header, status) in [(Some(&basic), 200), (Some(&bearer), 200), (Some(&wrong), 401), (None, 401)] {
+        // HEAD, for what is played does not end.
+        let headers: Vec<_> = header.map(|value| ("Authorization", value.as_str())).into_iter().collect();
+        let answer = request(node.address(), "HEAD", play, &headers).await;
+        assert_eq!(answer.status, status, "{header:?}");
+        assert_eq!(answer.header("www-authenticate").is_some(), status == 401);
+        if status == 401 {
+            let answer = request(node.address(), "GET", play, &headers).await;
+            assert_eq!((answer.status, &answer.json()["status"]), (401, &401.into()));
+        }
+    }
+    let refused = node.node.hub.figures().refusals();
+    assert!(refused.iter().map(|(.., n)| n).sum::<u64>() >= 5, "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anybody_plays_what_is_public_and_only_that() {
+    let node = guarded();
+    let admin = node.node.identity.admin_token.reveal();
+    publish_clip(node.url("rtmp", &format!("/public/a?token={admin}")));
+    node.until_live("public/a").await;
+    Viewer::open(&node, "public/a", "").await.frame().await.unwrap();
+    // A stream that is missing looks like one that is not for him.
+    assert_eq!(node.get("/play/live/none.flv").await.status, 401);
+    // A wrong token is worse than none.
+    assert_eq!(node.get("/play/public/a.flv?token=wrong").await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_path_of_the_api_asks_for_permission() {
+    let node = guarded();
+    let bearer = format!("Bearer {}", node.node.identity.admin_token.reveal());
+    let user = format!("Bearer {TOKEN}");
+    let paths = [
+        ("GET", "/api/v1/streams"),
+        ("GET", "/api/v1/streams/live/a"),
+        ("DELETE", "/api/v1/streams/live/a"),
+        ("GET", "/api/v1/sessions"),
+        ("GET", "/api/v1/sessions/1"),
+        ("DELETE", "/api/v1/sessions/1"),
+        ("GET", "/api/v1/pulls"),
+        ("GET", "/api/v1/pushes"),
+        ("GET", "/api/v1/config"),
+        ("GET", "/metrics"),
+    ];
+    for (method, path) in paths {
+        let answer = request(node.address(), method, path, &[]).await;
+        assert_eq!(answer.status, 401, "{method} {path}");
+        assert_eq!(answer.header("content-type").as_deref(), Some("application/problem+json"), "{method} {path}");
+        let answer = request(node.address(), method, path, &[("Authorization", &user)]).await;
+        assert_eq!(answer.status, 403, "{method} {path}: a user who may publish and play only");
+        let answer = request(node.address(), method, path, &[("Authorization", &bearer)]).await;
+        assert!([200, 404].contains(&answer.status), "{method} {path}: {}", answer.status);
+    }
+    for path in ["/healthz", "/readyz", "/console/"] {
+        assert_eq!(node.get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_from_elsewhere_may_not_use_what_this_machine_may() {
+    let node = TestNode::start("");
+    publish_clip(node.url("rtmp", "/live/a"));
+    node.until_live("live/a").await;
+    for path in ["/api/v1/streams", "/metrics", "/play/live/a.flv"] {
+        for origin in ["https://evil.example", "null", "http://localhost.evil.example"] {
+            let answer = request(node.address(), "GET", path, &[("Origin", origin)]).await;
+            assert_eq!(answer.status, 403, "{path} from {origin}");
+            assert!(answer.text().contains("web page"), "{}", answer.text());
+        }
+        let own = request(node.address(), "HEAD", path, &[("Origin", "http://localhost:8450")]).await;
+        assert_eq!(own.status, 200, "{path}");
+    }
+    let answer =
+        request(node.address(), "DELETE", "/api/v1/streams/live/a", &[("Origin", "https://evil.example")]).await;
+    assert_eq!(answer.status, 403);
+    assert!(node.stream("live/a").is_some());
+}

@@ -1,0 +1,142 @@
+//! What ffmpeg publishes by RTMP to the one port is played from the same port by RTMP, HTTP-FLV and WS-FLV, without one
+//! error from the first frame on.
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use culvert_net::{dial, tls};
+use culvert_tests::ffmpeg::{Media, installed, skipped};
+use culvert_tests::view::Viewer;
+use culvert_tests::wait::{LONG, soon};
+use culvert_tests::{Ffmpeg, TestNode};
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{ChildStdin, Command};
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::Message;
+
+/// Passes the binary messages of a WebSocket on to a player, until it has enough.
+async fn websocket(node: &TestNode, path: &str, mut player: ChildStdin) {
+    let trust = node.node.secure.then(|| tls::client(Some(&node.certificate())).unwrap());
+    let conn = dial("127.0.0.1", node.address().port(), trust, LONG).await.unwrap();
+    let (mut socket, _) = client_async(node.url("ws", path), conn).await.unwrap();
+    while let Some(Ok(message)) = soon("a message", socket.next()).await {
+        let Message::Binary(bytes) = message else { continue };
+        if player.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Plays `live/a` by all three ways.
+async fn play_all(node: &TestNode, players: &[&Ffmpeg], media: Media) {
+    for player in players {
+        for url in [node.url("rtmp", "/live/a"), node.url("http", "/play/live/a.flv")] {
+            player.play(&url).await.assert_clean(media, &format!("{media:?} by {url} with {player:?}"));
+        }
+        let played = player.play_from("WS-FLV", async |stdin| websocket(node, "/play/live/a.flv", stdin).await).await;
+        played.assert_clean(media, &format!("{media:?} by WS-FLV with {player:?}"));
+    }
+}
+
+async fn published_and_played(publisher: &Ffmpeg, players: &[&Ffmpeg], media: Media, yaml: &str) {
+    let node = TestNode::start(yaml);
+    let _publisher = publisher.publish(media, &node.url("rtmp", "/live/a"));
+    let info = node.until_live("live/a").await;
+    assert_eq!(info.tracks.iter().any(|t| t.video().is_some()), media.has_video(), "{:?}", info.tracks);
+    play_all(&node, players, media).await;
+    let info = node.stream("live/a").unwrap();
+    assert_eq!((info.dropped, info.discontinuities), (0, 0), "{media:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h264_and_aac_of_ffmpeg_5_play_everywhere() {
+    let Some(five) = Ffmpeg::five("h264_and_aac_of_ffmpeg_5_play_everywhere") else { return };
+    let nine = Ffmpeg::nine("a part of h264_and_aac_of_ffmpeg_5_play_everywhere");
+    let players: Vec<_> = std::iter::once(&five).chain(&nine).collect();
+    published_and_played(&five, &players, Media::H264Aac, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h264_with_b_frames_plays_everywhere() {
+    let Some(five) = Ffmpeg::five("h264_with_b_frames_plays_everywhere") else { return };
+    published_and_played(&five, &[&five], Media::BFrames, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn video_alone_plays_everywhere() {
+    let Some(five) = Ffmpeg::five("video_alone_plays_everywhere") else { return };
+    published_and_played(&five, &[&five], Media::VideoOnly, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audio_alone_plays_everywhere() {
+    let Some(five) = Ffmpeg::five("audio_alone_plays_everywhere") else { return };
+    published_and_played(&five, &[&five], Media::AudioOnly, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn h265_and_aac_of_ffmpeg_9_play_everywhere() {
+    let Some(nine) = Ffmpeg::nine("h265_and_aac_of_ffmpeg_9_play_everywhere") else { return };
+    published_and_played(&nine, &[&nine], Media::H265Aac, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn av1_and_opus_of_ffmpeg_9_play_everywhere() {
+    let Some(nine) = Ffmpeg::nine("av1_and_opus_of_ffmpeg_9_play_everywhere") else { return };
+    published_and_played(&nine, &[&nine], Media::Av1Opus, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_plays_over_tls_as_well() {
+    let Some(five) = Ffmpeg::five("everything_plays_over_tls_as_well") else { return };
+    published_and_played(&five, &[&five], Media::H264Aac, "tls: {self_signed: true}").await;
+    let Some(nine) = Ffmpeg::nine("a part of everything_plays_over_tls_as_well") else { return };
+    published_and_played(&nine, &[&nine], Media::H265Aac, "tls: {self_signed: true}").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_key_frame_comes_at_once() {
+    let Some(five) = Ffmpeg::five("the_first_key_frame_comes_at_once") else { return };
+    let node = TestNode::start("");
+    let _publisher = five.publish(Media::H264Aac, &node.url("rtmp", "/live/a"));
+    node.until_live("live/a").await;
+    // Between two key frames, a second apart, as well as on one: ten viewers, one after the other.
+    for _ in 0..10 {
+        let asked = Instant::now();
+        let mut viewer = Viewer::open(&node, "live/a", "").await;
+        let first = loop {
+            let tag = viewer.tag().await.unwrap();
+            // Old-style H.264, a key frame that is no sequence header (FLV E.4.3.1).
+            if tag.body.starts_with(&[0x17, 0x01]) {
+                break asked.elapsed();
+            }
+            assert!(!tag.body.starts_with(&[0x27, 0x01]), "a picture before the first key frame");
+        };
+        // The goal is 1 ms, which the load generator measures; here other tests run beside, and nothing is optimised.
+        assert!(first < Duration::from_millis(400), "{first:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rtmpdump_plays() {
+    let Some(five) = Ffmpeg::five("rtmpdump_plays") else { return };
+    if !installed("rtmpdump", "--help") {
+        return skipped("rtmpdump_plays", "rtmpdump");
+    }
+    let node = TestNode::start("");
+    let _publisher = five.publish(Media::H264Aac, &node.url("rtmp", "/live/a"));
+    node.until_live("live/a").await;
+    let mut dump = Command::new("rtmpdump");
+    dump.args(["--quiet", "--live", "-r", &node.url("rtmp", "/live/a"), "-o", "-"]).kill_on_drop(true);
+    let mut dump = dump.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut media = dump.stdout.take().unwrap();
+    let played = five
+        .play_from("what rtmpdump gives", async |mut player| {
+            // Ends with an error, for the player has enough at some time.
+            tokio::io::copy(&mut media, &mut player).await.ok();
+        })
+        .await;
+    played.assert_clean(Media::H264Aac, "rtmpdump");
+}
