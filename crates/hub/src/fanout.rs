@@ -63,9 +63,9 @@ pub struct Pace {
 }
 
 impl Default for Pace {
-    /// With 25 ms a shared viewer is within 50 ms of the publisher on a busy core too (bench/NUMBERS.md).
+    /// With 20 ms a shared viewer is within 50 ms of the publisher on a busy core too (bench/NUMBERS.md).
     fn default() -> Pace {
-        Pace { class: Class::Shared, batch: Duration::from_millis(25), stall: Duration::from_secs(15) }
+        Pace { class: Class::Shared, batch: Duration::from_millis(20), stall: Duration::from_secs(15) }
     }
 }
 

@@ -43,7 +43,7 @@ impl Default for Limits {
             wait_for_stream: Period::from_millis(0),
             gop_cache: GopCache::default(),
             max_lag: Period::from_millis(2_000),
-            shared_batch: Period::from_millis(25),
+            shared_batch: Period::from_millis(20),
         }
     }
 }

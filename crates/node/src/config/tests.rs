@@ -57,7 +57,7 @@ fn nothing_at_all_is_the_default_and_so_are_empty_sections() {
     let config = Config::default();
     assert_eq!(config.listen.to_string(), "0.0.0.0:8450");
     assert_eq!((config.limits.viewers.get(), config.limits.per_ip_handshakes.get()), (20_000, 64));
-    assert_eq!(config.limits.shared_batch.get(), Duration::from_millis(25));
+    assert_eq!(config.limits.shared_batch.get(), Duration::from_millis(20));
     assert_eq!((config.push.retry, config.auth.is_none()), (Retry::Forever, true));
 }
 
