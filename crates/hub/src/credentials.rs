@@ -47,12 +47,15 @@ impl Credentials {
 ///
 /// A page's own requests carry no `Origin` while they stay on its site; so a name that somebody points at this machine
 /// must count as a site, or it would gain what this machine's own users may do. The same goes for a proxy on this
-/// machine that serves the world: what it forwards (`forwarded`: a header says so) is on behalf of nobody known.
+/// machine that serves the world: what it forwards (`forwarded`: a header of [`FORWARDED`] says so, or it is HTTP/1.0,
+/// which proxies still speak by default and browsers do not) is on behalf of nobody known.
 pub fn site(origin: Option<&str>, host: Option<&str>, forwarded: bool) -> String {
     match (origin, host) {
+        // Before all else: what a proxy forwards, it forwards for anybody, who may write any Origin.
+        _ if forwarded => "unknown".to_string(),
         (Some(origin), _) => origin.to_string(),
-        (None, Some(host)) if !forwarded => format!("http://{host}"),
-        (None, _) => "unknown".to_string(),
+        (None, Some(host)) => format!("http://{host}"),
+        (None, None) => "unknown".to_string(),
     }
 }
 
@@ -90,6 +93,14 @@ mod tests {
         assert_eq!(shown(None, "a=b&token=x%2By&token=z"), (None, some("x+y")));
         assert_eq!(shown(None, "a=b"), (None, None));
         assert_eq!(shown(Some("Digest x"), ""), (None, some("x")));
+    }
+
+    #[test]
+    fn what_is_forwarded_is_on_behalf_of_nobody_whatever_it_says() {
+        assert_eq!(site(Some("http://localhost"), Some("127.0.0.1"), true), "unknown");
+        assert_eq!(site(Some("http://a"), Some("b"), false), "http://a");
+        assert_eq!(site(None, Some("127.0.0.1:1"), false), "http://127.0.0.1:1");
+        assert_eq!(site(None, None, false), "unknown");
     }
 
     #[test]

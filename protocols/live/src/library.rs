@@ -16,7 +16,7 @@ use culvert_hub::{FORWARDED, Player, Refusal};
 use culvert_net::Conn;
 use culvert_net::http1::{PROBLEM_TYPE, problem};
 use culvert_net::ws;
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
@@ -97,7 +97,7 @@ impl Live {
             authorization: text(headers, header::AUTHORIZATION),
             host: text(headers, header::HOST).or_else(|| http.uri().authority().map(|a| a.as_str())),
             origin: text(headers, header::ORIGIN),
-            forwarded: FORWARDED.iter().any(|name| headers.contains_key(*name)),
+            forwarded: http.version() == Version::HTTP_10 || FORWARDED.iter().any(|name| headers.contains_key(*name)),
         };
         let ask = sender.ask(&request, if upgrade { "ws-flv" } else { "http-flv" });
         let admission = self.gate.play(&ask).await?;

@@ -91,6 +91,7 @@ impl Live {
             (false, _) => ok_response(),
             (true, Some(key)) if head.header("sec-websocket-version") == Some("13") => switching(key),
             (true, _) => {
+                self.gate.hub().figures().count_fault("http", "bad-upgrade");
                 let what = "a WebSocket needs Sec-WebSocket-Key and Sec-WebSocket-Version: 13 (RFC 6455 4.1)";
                 return answer(conn, &error_response(400, "bad-upgrade", what)).await;
             }

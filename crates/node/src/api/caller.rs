@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts};
+use axum::http::Version;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
 use axum::http::request::Parts;
 use culvert_hub::{Credentials, FORWARDED, site};
@@ -25,10 +26,12 @@ impl Caller {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let query = parts.uri.query().unwrap_or_default();
         let host = text(HOST).or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
+        let forwarded =
+            parts.version == Version::HTTP_10 || FORWARDED.iter().any(|name| parts.headers.contains_key(*name));
         Some(Caller {
             remote,
             credentials: Credentials::from_http(text(AUTHORIZATION), query),
-            site: site(text(ORIGIN), host, FORWARDED.iter().any(|name| parts.headers.contains_key(*name))),
+            site: site(text(ORIGIN), host, forwarded),
         })
     }
 }

@@ -23,7 +23,10 @@ impl Page {
     /// From a query string; the error is a sentence.
     pub(super) fn parse(query: &str) -> Result<Page, String> {
         let limit = match parameter(query, "limit") {
-            Some(text) => Some(text.parse().map_err(|_| format!("limit={text} is no number of items"))?),
+            Some(text) => {
+                let limit = text.parse().ok().filter(|limit| *limit > 0);
+                Some(limit.ok_or_else(|| format!("limit={text} is no number of items"))?)
+            }
             None => None,
         };
         Ok(Page { after: parameter(query, "after"), limit })

@@ -141,8 +141,7 @@ impl Rules {
 }
 
 /// How to send a credential, as the end of a sentence.
-const HOW: &str =
-    "send a token as `Authorization: Bearer TOKEN`, as the password of HTTP Basic or of the URL, or as ?token=TOKEN";
+const HOW: &str = "send a token as ?token=TOKEN, as `Authorization: Bearer TOKEN`, or as the password of HTTP Basic or of an RTMP URL";
 
 /// Who this is. A secret that nobody has is refused even where none would do: who sends one means to be somebody.
 pub fn identify(rules: &Rules, remote: IpAddr, credentials: &Credentials) -> Result<Identity, Refusal> {

@@ -112,7 +112,7 @@ impl Pulls {
             if on_demand && !keep {
                 // Its viewers are told at once; the next one makes another attempt.
                 self.running().remove(&stream);
-                failed.send_replace(Some(why));
+                failed.send_replace(Some(format!("the source of {stream} failed: {why}")));
                 return;
             }
             held = publisher.filter(|_| keep);

@@ -81,9 +81,9 @@ pub struct Target {
     pub port: u16,
     /// `rtmps`.
     pub tls: bool,
-    /// `user:password` of the URL. Part of nothing else here.
+    /// `user:password` of the URL. May hold secrets.
     pub user_info: Option<String>,
-    /// The URL up to the app, with user and password where the URL has them: ours and other servers read them there.
+    /// The URL up to the app, with user and password where it has them: servers read them there. May hold secrets.
     pub tc_url: String,
     /// All but the last segment of the path.
     pub app: String,
@@ -223,7 +223,7 @@ mod tests {
                 port: 19350,
                 tls: false,
                 user_info: Some("me:secret".into()),
-                tc_url: "rtmp://[::1]:19350/a/b".into(),
+                tc_url: "rtmp://me:secret@[::1]:19350/a/b".into(),
                 app: "a/b".into(),
                 stream_name: "name?token=x/y".into(),
             }

@@ -430,7 +430,9 @@ fn our_client_publishes_to_our_server() {
 fn our_client_plays_from_our_server_until_the_end() {
     let mut pair = Pair::new(Goal::Play, "rtmp://me:secret@host/live/cam1");
     pair.run(13, true);
-    assert_eq!(pair.server_events, [ServerEvent::Play(request("live/cam1", ""))]);
+    let tc_url = "rtmp://me:secret@host/live".into();
+    let asked = Request { tc_url, user_info: Some("me:secret".into()), ..request("live/cam1", "") };
+    assert_eq!(pair.server_events, [ServerEvent::Play(asked)], "user and password reach the server");
     let at_ready = pair.client_events.iter().position(|event| *event == ClientEvent::Ready);
     assert_eq!(at_ready, Some(0));
     pair.client_events.clear();
