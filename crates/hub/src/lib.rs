@@ -25,7 +25,7 @@ pub use figures::HubFigures;
 pub use gate::{Action, Ask, BoxFuture, Demand, Gate, Grant, Identity, Policy, Refusal, Starting};
 pub use hub::{Admission, Event, Hub, HubLimits};
 pub use publisher::{Publisher, Replaced};
-pub use reader::{Next, Player, Subscriber, Taken};
+pub use reader::{Next, Player, Subscriber};
 pub use ring::RingLimits;
 pub use session::{Session, SessionFigures, Source};
 pub use stream::{End, StreamInfo, Wish};

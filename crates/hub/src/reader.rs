@@ -112,7 +112,7 @@ pub struct Player {
 
 /// What [`Player::try_take`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Taken {
+pub(crate) enum Taken {
     /// Bytes were appended.
     Some,
     /// There is nothing to read now.
