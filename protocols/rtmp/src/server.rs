@@ -20,8 +20,8 @@ use crate::wire;
 /// What the kernel may hold unsent for a player; as with HTTP-FLV, what waits in our own queue can still be skipped.
 const UNSENT_BYTES: u32 = 256 << 10;
 /// Read at a time before it is known what a connection is for, from a player, and from a publisher.
-const READ_BYTES: usize = 4096;
-const PLAYER_READ_BYTES: usize = 256;
+const READ_BYTES: usize = 2048;
+const PLAYER_READ_BYTES: usize = 128;
 const PUBLISHER_READ_BYTES: usize = 64 << 10;
 /// How long last words may take, and how long we go on reading so that the peer sees them (a close with bytes unread
 /// would take them back).
@@ -133,7 +133,8 @@ impl Rtmp {
         conn.set_notsent_lowat(UNSENT_BYTES);
         let (remote, secure) = (conn.remote(), conn.is_secure());
         let (read, write) = conn.into_split();
-        let peer = Peer {
+        // In a box, for a task that takes it by value would have room for it twice.
+        let peer = Box::new(Peer {
             gate: self.gate.clone(),
             pace: self.pace,
             session: ServerSession::new(0, &random()),
@@ -146,14 +147,14 @@ impl Rtmp {
             idle_since: Instant::now(),
             ending: None,
             permit: Some(Box::new(permit)),
-        };
+        });
         // A task of its own: the one that told protocols apart is as large as the largest of them.
         self.gate.hub().spawn(peer.run(self.limits));
     }
 }
 
 impl Peer {
-    async fn run(mut self, limits: Limits) {
+    async fn run(mut self: Box<Peer>, limits: Limits) {
         let ended = self.talk(limits).await;
         if let Err(fault) = &ended {
             if !matches!(fault, Fault::Io(_) | Fault::Refused(_)) {

@@ -29,7 +29,8 @@ pub fn write_message(
     let extended = (timestamp >= EXTENDED).then(|| timestamp.to_be_bytes());
     let extended = extended.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
 
-    out.reserve(length + 16 + length / chunk_size * (1 + extended.len()));
+    let further = length.saturating_sub(1) / chunk_size;
+    out.reserve_exact(12 + extended.len() + length + further * (1 + extended.len()));
     out.push(csid);
     out.extend_from_slice(&timestamp.min(EXTENDED).to_be_bytes()[1..]);
     out.extend_from_slice(&length_field[1..]);
