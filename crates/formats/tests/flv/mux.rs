@@ -158,7 +158,8 @@ fn headers_say_the_time_of_the_latest_frame_and_which_tracks_there_are() {
         pushed(&mut mux, &[frame(&list[0], (1 << 32) * 1000 + 7_000, (1 << 32) * 1000 + 7_000, true, &[])]);
         let tags = tags(&mux.header()).unwrap();
         assert_eq!(tags.len(), 1 + count);
-        assert!(tags.iter().all(|tag| tag.time_ms == 7));
+        assert_eq!(tags[0].time_ms, 0, "metadata, always");
+        assert!(tags[1..].iter().all(|tag| tag.time_ms == 7));
         // A viewer that skipped gets the codecs' configuration only.
         assert!(mux.header().ends_with(&mux.reentry()));
         assert_eq!(mux.reentry()[0], tags[1].kind as u8);
