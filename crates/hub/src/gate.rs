@@ -49,6 +49,9 @@ pub struct Ask {
     /// The web site on whose behalf an HTTP request is made: its `Origin`, or else the site it was sent to. Whoever
     /// opens a page must not lend it what his address alone may do.
     pub origin: Option<String>,
+    /// The upper of ours that asks, where the request came down the link to it. Then this is who asks, and credentials
+    /// and origin, which are for whoever asked the upper, count for nothing.
+    pub upper: Option<Arc<str>>,
 }
 
 /// Who somebody is, as far as the hub must know: two publishers of one identity may take over from each other.

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::figures::HubFigures;
 use crate::gate::{Action, Demand, Grant, Identity, Refusal, Starting};
-use crate::packaging::Feed;
+use crate::packaging::AnyPackaging;
 use crate::publisher::Publisher;
 use crate::reader::{Player, Subscriber};
 use crate::ring::RingLimits;
@@ -151,7 +151,11 @@ impl Hub {
             }
             match self.find(name) {
                 Some(stream) if stream.lock().tracks.is_some() => {
-                    return self.admit(stream, source, grant.identity);
+                    if let Some(admission) = self.admit(stream, source.clone(), grant.identity.clone())? {
+                        return Ok(admission);
+                    }
+                    // It ended in this moment; who ended it takes it off the map.
+                    continue;
                 }
                 // It was reserved and its tracks are about to come; that bound is counted once.
                 Some(_) if !std::mem::replace(&mut seen, true) => deadline = deadline.max(Instant::now() + TRACKS_WAIT),
@@ -197,17 +201,24 @@ impl Hub {
     /// is not live.
     pub fn read(&self, name: &StreamName, source: Source, identity: Identity) -> Option<Admission> {
         let stream = self.find(name).filter(|s| s.lock().tracks.is_some())?;
-        self.admit(stream, source, identity).ok()
+        self.admit(stream, source, identity).ok().flatten()
     }
 
-    fn admit(&self, stream: Arc<Stream>, source: Source, identity: Identity) -> Result<Admission, Refusal> {
+    /// None: the stream has ended.
+    fn admit(&self, stream: Arc<Stream>, source: Source, identity: Identity) -> Result<Option<Admission>, Refusal> {
         let viewers = Some(stream.viewers.clone());
         let registry = &self.0.sessions;
         if registry.viewers() >= self.0.limits.viewers {
             return Err(Refusal::Full("this node serves as many viewers as it may (limits.viewers)".into()));
         }
+        let state = stream.lock();
+        if state.end.is_some() {
+            return Ok(None);
+        }
+        // Counted under the lock: a stream does not end for want of viewers while one is being let in.
         let session = registry.open(Action::Play, &stream.name, source, identity, viewers);
-        Ok(Admission { stream, session, workers: self.0.limits.workers })
+        drop(state);
+        Ok(Some(Admission { stream, session, workers: self.0.limits.workers }))
     }
 
     /// The stream of this name that has not ended.
@@ -314,7 +325,7 @@ impl Admission {
     pub fn play_as<M: Mux>(self) -> Player {
         let packaging = self.stream.packaging::<M>(self.workers).expect("viewers are admitted to live streams only");
         let line = packaging.line.clone();
-        let hold: Arc<dyn Feed> = packaging;
+        let hold: Arc<dyn AnyPackaging> = packaging;
         Player::new(line, hold, self.session)
     }
 

@@ -8,6 +8,7 @@
 
 mod credentials;
 mod fanout;
+mod feed;
 mod figures;
 mod gate;
 mod hub;
@@ -21,6 +22,7 @@ mod timeline;
 
 pub use credentials::{Credentials, FORWARDED, parameter, site};
 pub use fanout::{Attached, Class, Finished, Outlet, Pace};
+pub use feed::Feed;
 pub use figures::HubFigures;
 pub use gate::{Action, Ask, BoxFuture, Demand, Gate, Grant, Identity, Policy, Refusal, Starting};
 pub use hub::{Admission, Event, Hub, HubLimits};
@@ -28,4 +30,4 @@ pub use publisher::{Publisher, Replaced};
 pub use reader::{Next, Player, Subscriber};
 pub use ring::RingLimits;
 pub use session::{Session, SessionFigures, Source};
-pub use stream::{End, StreamInfo, Wish};
+pub use stream::{End, StreamInfo, Upstream, Wish};

@@ -13,7 +13,7 @@ use crate::fanout::Crews;
 use crate::ring::{Ring, RingLimits};
 
 /// A packaging as the stream that feeds it sees it.
-pub(crate) trait Feed: Send + Sync {
+pub(crate) trait AnyPackaging: Send + Sync {
     fn name(&self) -> &'static str;
     fn set_tracks(&self, tracks: &Tracks);
     fn push(&self, frame: &Frame);
@@ -91,7 +91,7 @@ impl<M: Mux> Packaging<M> {
     }
 }
 
-impl<M: Mux> Feed for Packaging<M> {
+impl<M: Mux> AnyPackaging for Packaging<M> {
     fn name(&self) -> &'static str {
         M::NAME
     }

@@ -1,14 +1,16 @@
 //! The right to write to a stream. Dropping it ends the stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_media::{Frame, StreamName, Tracks};
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::time::timeout;
 
 use crate::hub::{Event, Hub};
 use crate::session::Session;
-use crate::stream::{End, Stream, Wish};
+use crate::stream::{End, Stream, Upstream, Wish};
 
 /// A write came too late: another publisher took over, or the stream was closed.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -21,7 +23,8 @@ pub struct Publisher {
     stream: Arc<Stream>,
     generation: u64,
     session: Session,
-    wishes: mpsc::Receiver<Wish>,
+    /// Behind a lock so that one task may wait for wishes and for viewers at once.
+    wishes: Mutex<mpsc::Receiver<Wish>>,
     end: End,
 }
 
@@ -33,7 +36,7 @@ impl Publisher {
         session: Session,
         wishes: mpsc::Receiver<Wish>,
     ) -> Publisher {
-        Publisher { hub, stream, generation, session, wishes, end: End::Lost }
+        Publisher { hub, stream, generation, session, wishes: Mutex::new(wishes), end: End::Lost }
     }
 
     /// The stream's name.
@@ -60,6 +63,46 @@ impl Publisher {
         self.stream.restart(self.generation);
     }
 
+    /// The source rests because nobody watches. What is cached is forgotten, for it would be old when a viewer comes: he
+    /// waits for the next key frame. The stream stays live.
+    pub fn forget(&self) {
+        self.stream.forget(self.generation);
+    }
+
+    /// Frames are missing here, though the timeline goes on. Viewers stay, and go on at the next key frame.
+    pub fn gap(&self) {
+        self.stream.gap(self.generation);
+    }
+
+    /// What the sender of this stream says that it left out.
+    pub fn set_upstream(&self, upstream: Upstream) {
+        self.stream.set_upstream(self.generation, upstream);
+    }
+
+    /// Ends the stream once nobody has watched it for `grace`; a first viewer has until `first` to come. Returns after
+    /// that. Whoever asks to play in the same moment is either counted, and the stream goes on, or finds it ended.
+    pub async fn end_unwatched(&self, first: Duration, grace: Duration) {
+        let mut viewers = self.viewers();
+        let mut patience = first;
+        loop {
+            // The sender lives in the stream, which this holds.
+            if timeout(patience, viewers.wait_for(|n| *n > 0)).await.is_err() {
+                if self.stream.end_unwatched(self.generation, End::Finished) {
+                    self.hub.remove(&self.stream);
+                    return;
+                }
+                // Taken over or closed: whoever did that sees to the rest.
+                if self.stream.lock().end.is_some() || self.session.figures().is_cancelled() {
+                    return std::future::pending().await;
+                }
+            }
+            patience = grace;
+            if viewers.wait_for(|n| *n == 0).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Passes a frame on to all viewers. Never waits: slow viewers skip.
     pub fn write(&self, frame: Frame) -> Result<(), Replaced> {
         self.session.figures().count(frame.data.len() as u64, 1);
@@ -67,8 +110,8 @@ impl Publisher {
     }
 
     /// The next thing that viewers want. Cancel safe. Waits for ever once another publisher took over.
-    pub async fn wish(&mut self) -> Wish {
-        match self.wishes.recv().await {
+    pub async fn wish(&self) -> Wish {
+        match self.wishes.lock().await.recv().await {
             Some(wish) => wish,
             None => std::future::pending().await,
         }

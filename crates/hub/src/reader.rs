@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use culvert_media::{Frame, Tracks};
 
-use crate::packaging::{Feed, Line};
+use crate::packaging::{AnyPackaging, Line};
 use crate::ring::{Cursor, Read};
 use crate::session::{Session, SessionFigures};
 use crate::stream::{End, Stream, Wish};
@@ -33,15 +33,62 @@ pub struct Subscriber {
     tracks: Option<Tracks>,
     /// Read from the ring and not yet given: a gap, a change of tracks and a frame at the most.
     ready: VecDeque<Next>,
+    /// Number of the frame that was read last.
+    sequence: u64,
 }
 
 impl Subscriber {
     pub(crate) fn new(stream: Arc<Stream>, session: Session) -> Subscriber {
-        Subscriber { stream, session, cursor: Cursor::default(), tracks: None, ready: VecDeque::new() }
+        Subscriber { stream, session, cursor: Cursor::default(), tracks: None, ready: VecDeque::new(), sequence: 0 }
+    }
+
+    /// Begins at this frame, if it is still there or the next to come; else where a new reader would. Before the first
+    /// [`Subscriber::next`].
+    pub fn begin_at(&mut self, sequence: u64) {
+        let state = self.stream.lock();
+        if state.ring.from(sequence).is_some() && sequence <= state.ring.end() {
+            self.cursor = Cursor::at(sequence);
+        }
+    }
+
+    /// Tells this life of the stream from others of the same name.
+    pub fn epoch(&self) -> u64 {
+        self.stream.epoch
+    }
+
+    /// The number, within the stream's life, of the frame that [`Subscriber::next`] gave last.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Reads nothing and is no viewer, until the stream ends. Cancel safe. The [`Subscriber::next`] behind it makes this
+    /// a viewer again, which begins like a new one: with the tracks, at the newest key frame.
+    pub async fn idle(&mut self) -> End {
+        self.session.set_resting(true);
+        self.cursor = Cursor::default();
+        self.tracks = None;
+        self.ready.clear();
+        loop {
+            let stream = self.stream.clone();
+            let changed = stream.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.session.figures().is_cancelled() {
+                return End::Closed;
+            }
+            if let Some(end) = self.stream.lock().end.clone() {
+                return end;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = self.session.cancelled() => return End::Closed,
+            }
+        }
     }
 
     /// The next thing. Cancel safe.
     pub async fn next(&mut self) -> Next {
+        self.session.set_resting(false);
         loop {
             let stream = self.stream.clone();
             let changed = stream.changed.notified();
@@ -79,6 +126,7 @@ impl Subscriber {
             }
             self.session.figures().count(slot.body.data.len() as u64, 1);
             self.session.figures().set_sent(slot.time);
+            self.sequence = self.cursor.next().map_or(0, |next| next.saturating_sub(1));
             self.ready.push_back(Next::Frame(slot.body.clone()));
         }
         self.ready.pop_front()
@@ -107,7 +155,7 @@ pub struct Player {
     pub(crate) cursor: Cursor,
     pub(crate) session: Session,
     /// The packaging is made as long as somebody holds on to it.
-    _hold: Arc<dyn Feed>,
+    _hold: Arc<dyn AnyPackaging>,
 }
 
 /// What [`Player::try_take`] found.
@@ -122,7 +170,7 @@ pub(crate) enum Taken {
 }
 
 impl Player {
-    pub(crate) fn new(line: Arc<Line>, hold: Arc<dyn Feed>, session: Session) -> Player {
+    pub(crate) fn new(line: Arc<Line>, hold: Arc<dyn AnyPackaging>, session: Session) -> Player {
         Player { line, cursor: Cursor::default(), session, _hold: hold }
     }
 

@@ -98,6 +98,14 @@ impl<B, C> Ring<B, C> {
         self.evict();
     }
 
+    /// Forgets all items. Readers go on with what comes next.
+    pub(crate) fn clear(&mut self) {
+        self.first = self.end();
+        self.slots.clear();
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
     /// Slots from the newest entry on, for a packaging that begins now.
     pub(crate) fn since_entry(&self) -> impl Iterator<Item = &Slot<B, C>> {
         let from = self.entries.back().map_or(self.slots.len(), |seq| (seq - self.first) as usize);
@@ -189,6 +197,11 @@ impl<B, C> Ring<B, C> {
 }
 
 impl Cursor {
+    /// A cursor that goes on at `next`; what it then finds missing is a gap.
+    pub(crate) fn at(next: u64) -> Cursor {
+        Cursor { next: Some(next), placed_once: true, ..Cursor::default() }
+    }
+
     /// The sequence number it reads next; None while it waits for an entry.
     pub(crate) fn next(&self) -> Option<u64> {
         self.next

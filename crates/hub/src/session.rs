@@ -114,6 +114,8 @@ pub struct Session {
     figures: Arc<SessionFigures>,
     registry: Weak<Registry>,
     viewers: Option<watch::Sender<usize>>,
+    /// Listed, but not counted as a viewer.
+    resting: bool,
 }
 
 impl Session {
@@ -126,16 +128,29 @@ impl Session {
     pub async fn cancelled(&self) {
         self.figures.cancel.cancelled().await;
     }
+
+    /// A viewer that rests stays listed and does not count. One that comes back is let in whatever the limit: it was
+    /// here before.
+    pub(crate) fn set_resting(&mut self, resting: bool) {
+        if std::mem::replace(&mut self.resting, resting) == resting {
+            return;
+        }
+        let (Some(viewers), Some(registry)) = (&self.viewers, self.registry.upgrade()) else { return };
+        if resting {
+            viewers.send_modify(|n| *n = n.saturating_sub(1));
+            registry.viewers.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            viewers.send_modify(|n| *n += 1);
+            registry.viewers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(viewers) = &self.viewers {
-            viewers.send_modify(|n| *n = n.saturating_sub(1));
-        }
+        self.set_resting(true);
         if let Some(registry) = self.registry.upgrade() {
             registry.lock().remove(&self.figures.id);
-            registry.viewers.fetch_sub(usize::from(self.viewers.is_some()), Ordering::Relaxed);
         }
     }
 }
@@ -188,7 +203,7 @@ impl Registry {
             viewers.send_modify(|n| *n += 1);
             self.viewers.fetch_add(1, Ordering::Relaxed);
         }
-        Session { figures, registry: Arc::downgrade(self), viewers }
+        Session { figures, registry: Arc::downgrade(self), viewers, resting: false }
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<SessionFigures>> {

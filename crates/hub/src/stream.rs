@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::figures::Meter;
-use crate::packaging::{Feed, Packaging};
+use crate::packaging::{AnyPackaging, Packaging};
 use crate::ring::{Ring, RingLimits};
 use crate::session::SessionFigures;
 use crate::timeline::Timeline;
@@ -89,6 +89,23 @@ pub struct StreamInfo {
     pub cached_bytes: usize,
     /// Packagings being made, by name.
     pub packagings: Vec<&'static str>,
+    /// Of a stream that comes through a link: what its sender left out.
+    pub upstream: Option<Upstream>,
+}
+
+/// What the sender of a relayed stream has left out so far, because its uplink was too slow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upstream {
+    /// Frames that nothing else needed.
+    pub disposable: u64,
+    /// Other frames, up to a key frame each time.
+    pub frames: u64,
+    /// Bytes of both.
+    pub bytes: u64,
+    /// Only key frames come for now.
+    pub keys_only: bool,
+    /// How old the oldest frame was that waited at the sender, in milliseconds.
+    pub queued_ms: u32,
 }
 
 pub(crate) struct State {
@@ -99,7 +116,7 @@ pub(crate) struct State {
     pub(crate) tracks: Option<Tracks>,
     pub(crate) end: Option<End>,
     pub(crate) ring: Ring<Frame, Tracks>,
-    packagings: Vec<(TypeId, Weak<dyn Feed>)>,
+    packagings: Vec<(TypeId, Weak<dyn AnyPackaging>)>,
     timeline: Timeline,
     meter: Meter,
     /// Video tracks that are withheld until a key frame: all of them at the start and after a takeover, those whose
@@ -107,10 +124,13 @@ pub(crate) struct State {
     need_key: Vec<TrackId>,
     /// The timeline was bent at a frame that was withheld.
     bent: bool,
+    upstream: Option<Upstream>,
 }
 
 pub(crate) struct Stream {
     pub(crate) name: StreamName,
+    /// Tells this life of the stream from others of the same name.
+    pub(crate) epoch: u64,
     since: SystemTime,
     limits: RingLimits,
     state: Mutex<State>,
@@ -128,6 +148,11 @@ impl Stream {
     ) -> Stream {
         Stream {
             name,
+            // Not a secret; where there is no randomness, the time tells two lives apart.
+            epoch: getrandom::u64().unwrap_or_else(|_| {
+                let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+            }),
             since: SystemTime::now(),
             limits,
             state: Mutex::new(State {
@@ -142,6 +167,7 @@ impl Stream {
                 meter: Meter::new(Instant::now()),
                 need_key: Vec::new(),
                 bent: false,
+                upstream: None,
             }),
             changed: Notify::new(),
             viewers: watch::Sender::new(0),
@@ -167,6 +193,31 @@ impl Stream {
         let mut state = self.lock();
         if state.generation == generation {
             state.restart();
+        }
+    }
+
+    /// Nothing comes for now: what is cached is not to be shown any more, and what comes next need not follow from it.
+    pub(crate) fn forget(&self, generation: u64) {
+        let mut state = self.lock();
+        if state.generation == generation {
+            state.ring.clear();
+            state.restart();
+        }
+    }
+
+    /// Frames are missing here, and the timeline goes on: video waits for a key frame, which is marked.
+    pub(crate) fn gap(&self, generation: u64) {
+        let mut state = self.lock();
+        if state.generation == generation {
+            state.need_keys();
+            state.bent = true;
+        }
+    }
+
+    pub(crate) fn set_upstream(&self, generation: u64, upstream: Upstream) {
+        let mut state = self.lock();
+        if state.generation == generation {
+            state.upstream = Some(upstream);
         }
     }
 
@@ -233,8 +284,18 @@ impl Stream {
 
     /// Ends the stream for all, unless this publisher was replaced. True when it did.
     pub(crate) fn end(&self, generation: u64, end: End) -> bool {
+        self.end_if(generation, end, |_| true)
+    }
+
+    /// Ends the stream unless somebody watches. Viewers are counted under the same lock, so none is let in to a stream
+    /// that ends.
+    pub(crate) fn end_unwatched(&self, generation: u64, end: End) -> bool {
+        self.end_if(generation, end, |viewers| viewers == 0)
+    }
+
+    fn end_if(&self, generation: u64, end: End, may: impl FnOnce(usize) -> bool) -> bool {
         let mut state = self.lock();
-        if state.generation != generation || state.end.is_some() {
+        if state.generation != generation || state.end.is_some() || !may(*self.viewers.borrow()) {
             return false;
         }
         for feed in state.feeds() {
@@ -273,7 +334,7 @@ impl Stream {
         if let Some(end) = &state.end {
             packaging.end(end);
         }
-        let feed: Arc<dyn Feed> = packaging.clone();
+        let feed: Arc<dyn AnyPackaging> = packaging.clone();
         state.packagings.retain(|(_, feed)| feed.strong_count() > 0);
         state.packagings.push((id, Arc::downgrade(&feed)));
         Some(packaging)
@@ -303,6 +364,7 @@ impl Stream {
             key_interval: state.meter.key_interval,
             cached_bytes: state.ring.bytes(),
             packagings: state.packagings.iter().filter_map(|(_, f)| f.upgrade()).map(|f| f.name()).collect(),
+            upstream: state.upstream,
         }
     }
 }
@@ -311,12 +373,16 @@ impl State {
     /// What comes next need not follow from what came before.
     fn restart(&mut self) {
         self.timeline.restart();
+        self.need_keys();
+    }
+
+    fn need_keys(&mut self) {
         let tracks = self.tracks.iter().flatten();
         self.need_key = tracks.filter(|t| t.kind() == Kind::Video).map(|t| t.id).collect();
     }
 
     /// Packagings that somebody watches; those that nobody does end here.
-    fn feeds(&mut self) -> Vec<Arc<dyn Feed>> {
+    fn feeds(&mut self) -> Vec<Arc<dyn AnyPackaging>> {
         let mut live = Vec::with_capacity(self.packagings.len());
         self.packagings.retain(|(_, feed)| match feed.upgrade() {
             Some(feed) => {

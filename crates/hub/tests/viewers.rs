@@ -299,6 +299,7 @@ fn ask() -> Ask {
         secure: false,
         credentials: Credentials::default(),
         origin: None,
+        upper: None,
     }
 }
 

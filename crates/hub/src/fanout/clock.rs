@@ -9,8 +9,8 @@ use crate::packaging::Line;
 
 /// Batches grow with the time that a round takes, up to this.
 const LONGEST_BATCH: Duration = Duration::from_millis(300);
-/// A round's period is at least this many times what the round takes: a crew leaves half of its worker to others.
-const ROUND_SHARE: u32 = 2;
+/// What a crew leaves its worker for others after a round: half of what the round took.
+const ROUND_REST: u32 = 2;
 /// What fills a packet on an ordinary link (1,500 bytes of Ethernet, less the headers and options of IP and TCP).
 const FULL_BYTES: usize = 1400;
 
@@ -78,6 +78,7 @@ impl Clock {
     pub(super) fn round_done(&mut self, started: Instant) {
         self.waiting = None;
         self.round_at = Some(started);
-        self.period = (started.elapsed() * ROUND_SHARE).clamp(self.batch / 2, LONGEST_BATCH.max(self.batch));
+        let took = started.elapsed();
+        self.period = (took + took / ROUND_REST).clamp(self.batch / 2, LONGEST_BATCH.max(self.batch));
     }
 }

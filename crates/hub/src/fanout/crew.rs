@@ -1,17 +1,17 @@
 //! The loop over all viewers of a packaging that are level with it.
 //!
-//! Each round it takes the chunks that are new and offers them to every viewer with one vectored write that does not
-//! wait. Who cannot take all of it, or has something else to be sent, leaves for a task of its own.
+//! Each round it takes the chunks that are new, puts them side by side once, and offers them to every viewer with one
+//! write that does not wait: a plain send costs the kernel several per cent less than a vectored one. Who cannot take
+//! all of it, or has something else to be sent, leaves for a task of its own.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use culvert_media::{Chunk, Time};
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
@@ -108,6 +108,8 @@ struct Round {
     /// Sequence number of `chunks[0]`.
     first: u64,
     chunks: Vec<Bytes>,
+    /// All of them, one after another.
+    joined: Bytes,
     /// Of the last of them.
     time: Time,
     end: Option<End>,
@@ -188,27 +190,41 @@ impl Round {
                 };
                 let taken: Vec<Bytes> = slots.take(ROUND_CHUNKS).map(&mut bytes).collect();
                 let all = first + taken.len() as u64 == end;
-                Round { first, chunks: taken, time, end: chunks.end.clone().filter(|_| all) }
+                let end = chunks.end.clone().filter(|_| all);
+                Round { first, joined: join(&taken), chunks: taken, time, end }
             }
             // The loop itself fell behind the ring: everybody catches up alone.
-            None => Round { first: end, chunks: Vec::new(), time: Time::ZERO, end: chunks.end.clone() },
+            None => Round { first: end, end: chunks.end.clone(), ..Round::default() },
         }
     }
 }
 
+/// One copy per round, whatever the number of viewers; none where there is only one chunk.
+fn join(chunks: &[Bytes]) -> Bytes {
+    if let [one] = chunks {
+        return one.clone();
+    }
+    let mut joined = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
+    chunks.iter().for_each(|chunk| joined.extend_from_slice(chunk));
+    joined.freeze()
+}
+
 /// Offers a round to every member. Members that cannot take all of it, or have something else to be sent, leave.
 async fn serve(crew: &Arc<Crew>, members: &mut Vec<Member>, round: &Round) {
-    let slices: Vec<IoSlice<'_>> = round.chunks.iter().map(|b| IoSlice::new(b)).collect();
-    // total[i]: bytes from chunk i to the end.
-    let mut total: Vec<usize> = vec![0; slices.len() + 1];
-    for (i, slice) in slices.iter().enumerate().rev() {
-        total[i] = total[i + 1] + slice.len();
-    }
-    let end = round.first + slices.len() as u64;
+    // Where each chunk begins in `joined`.
+    let starts: Vec<usize> = round
+        .chunks
+        .iter()
+        .scan(0, |at, chunk| {
+            let start = *at;
+            *at += chunk.len();
+            Some(start)
+        })
+        .collect();
     let mut i = 0;
     let mut turn = 0;
     while i < members.len() {
-        let stays = members[i].offer(round, &slices, &total, end);
+        let stays = members[i].offer(round, &starts);
         if stays {
             i += 1;
         } else {
@@ -227,48 +243,47 @@ async fn serve(crew: &Arc<Crew>, members: &mut Vec<Member>, round: &Round) {
 
 impl Member {
     /// One write that does not wait. True when the member is level afterwards and has nothing else to be sent.
-    fn offer(&mut self, round: &Round, slices: &[IoSlice<'_>], total: &[usize], end: u64) -> bool {
+    fn offer(&mut self, round: &Round, starts: &[usize]) -> bool {
         if self.tap.flags() != 0 {
             return false;
         }
-        if slices.is_empty() {
+        if starts.is_empty() {
             return true;
         }
+        let end = round.first + starts.len() as u64;
         let place = match self.player.cursor.next() {
             Some(place) if place >= end => return true,
             Some(place) if place >= round.first => (place - round.first) as usize,
             Some(_) | None => return false,
         };
+        let bytes = &round.joined[starts[place]..];
         let cx = &mut Context::from_waker(Waker::noop());
-        let written = match Pin::new(&mut self.outlet).poll_write_vectored(cx, &slices[place..]) {
+        let written = match Pin::new(&mut self.outlet).poll_write(cx, bytes) {
             Poll::Ready(Ok(n)) => n,
             // The error comes again in the member's own task, which ends it.
             Poll::Ready(Err(_)) | Poll::Pending => return false,
         };
         let figures = self.player.session();
-        if written == total[place] {
-            figures.count(written as u64, (slices.len() - place) as u64);
+        if written == bytes.len() {
+            figures.count(written as u64, (starts.len() - place) as u64);
             figures.set_sent(round.time);
             self.player.cursor.set_next(end);
             return true;
         }
         // Partial: what is left of the chunk that was cut must go out before anything else.
-        let mut left = written;
-        let mut at = place;
-        while left > 0 && left >= slices[at].len() {
-            left -= slices[at].len();
-            at += 1;
-        }
-        if left > 0 {
-            let rest = round.chunks[at].slice(left..);
-            figures.count((written + rest.len()) as u64, (at + 1 - place) as u64);
+        let reached = starts[place] + written;
+        let whole = starts.partition_point(|start| *start <= reached) - 1;
+        let mut done = whole;
+        let mut counted = written;
+        if reached > starts[whole] {
+            let rest = round.chunks[whole].slice(reached - starts[whole]..);
+            counted += rest.len();
             self.pending.push_back(rest);
             self.cut = true;
-            at += 1;
-        } else {
-            figures.count(written as u64, (at - place) as u64);
+            done += 1;
         }
-        self.player.cursor.set_next(round.first + at as u64);
+        figures.count(counted as u64, (done - place) as u64);
+        self.player.cursor.set_next(round.first + done as u64);
         false
     }
 }
