@@ -1,10 +1,11 @@
 //! The words that every room of the house speaks: [`Time`], [`Codec`], [`Track`], [`Frame`], [`Chunk`], [`Mux`],
-//! [`StreamName`], and the codecs' own configuration records ([`codec`]).
+//! [`StreamName`], [`Cid`], and the codecs' own configuration records ([`codec`]).
 //!
 //! Pure: no await, no clock, no socket. It does not know any container or protocol; those are `culvert-formats` and
 //! `protocols/*`.
 #![forbid(unsafe_code)]
 
+mod cid;
 pub mod codec;
 mod frame;
 mod mux;
@@ -12,6 +13,7 @@ mod name;
 mod time;
 mod track;
 
+pub use cid::{Cid, CidError};
 pub use codec::CodecError;
 pub use frame::Frame;
 pub use mux::{Chunk, Mux};

@@ -4,12 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use rustls_pki_types::{DnsName, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
+use webpki::EndEntityCert;
+
+use crate::tcp;
 
 /// Both directions of some byte stream.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -31,7 +34,7 @@ pub struct Conn {
 enum Io {
     Tcp(TcpStream),
     TlsServer(Box<server::TlsStream<Socket>>),
-    TlsClient(Box<client::TlsStream<TcpStream>>),
+    TlsClient(Box<client::TlsStream<Socket>>),
     Other(Box<dyn Duplex>),
 }
 
@@ -47,7 +50,7 @@ impl Conn {
     }
 
     /// The dialling end of TLS.
-    pub fn tls_client(tls: client::TlsStream<TcpStream>, remote: SocketAddr) -> Conn {
+    pub fn tls_client(tls: client::TlsStream<Socket>, remote: SocketAddr) -> Conn {
         Conn { io: Io::TlsClient(Box::new(tls)), seen: BytesMut::new(), remote, secure: true }
     }
 
@@ -56,7 +59,7 @@ impl Conn {
         Conn { io: Io::Other(Box::new(io)), seen: BytesMut::new(), remote, secure }
     }
 
-    /// The peer's address as the socket has it.
+    /// The peer's address as the socket has it; that of the proxy where there is one.
     pub fn remote(&self) -> SocketAddr {
         self.remote
     }
@@ -75,11 +78,32 @@ impl Conn {
         }
     }
 
+    /// Whether this is the accepting end of TLS and the peer showed a certificate of an authority of ours (see
+    /// [`crate::tls::server`]) that is made out to `name`: a DNS name among its alternative names, letter for letter. Stricter
+    /// than for servers' names: a wildcard is nobody's name, and `EDGE` is not `edge`. What DNS
+    /// does not take for a name (`1001`, `a~b`) cannot be shown this way.
+    pub fn client_certificate_is_for(&self, name: &str) -> bool {
+        let Io::TlsServer(tls) = &self.io else { return false };
+        // Present only if the handshake's verifier took it.
+        let Some([first, ..]) = tls.get_ref().1.peer_certificates() else { return false };
+        let (Ok(cert), Ok(dns)) = (EndEntityCert::try_from(first), DnsName::try_from(name)) else { return false };
+        cert.verify_is_valid_for_subject_name(&ServerName::DnsName(dns)).is_ok()
+            && cert.valid_dns_names().any(|known| known == name)
+    }
+
+    /// Whether the peer showed a client certificate, which was verified.
+    pub fn has_client_certificate(&self) -> bool {
+        match &self.io {
+            Io::TlsServer(tls) => tls.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty()),
+            Io::Tcp(_) | Io::TlsClient(_) | Io::Other(_) => false,
+        }
+    }
+
     fn socket(&self) -> Option<&TcpStream> {
         match &self.io {
             Io::Tcp(tcp) => Some(tcp),
             Io::TlsServer(tls) => Some(&tls.get_ref().0.tcp),
-            Io::TlsClient(tls) => Some(tls.get_ref().0),
+            Io::TlsClient(tls) => Some(&tls.get_ref().0.tcp),
             Io::Other(_) => None,
         }
     }
@@ -94,23 +118,24 @@ impl Conn {
     /// Asks the kernel to find out whether a silent peer is still there: after 60 s, then each 15 s, 4 times. Best effort.
     pub fn set_keepalive(&self) {
         if let Some(tcp) = self.socket() {
-            let keepalive = socket2::TcpKeepalive::new()
-                .with_time(Duration::from_secs(60))
-                .with_interval(Duration::from_secs(15))
-                .with_retries(4);
-            socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive).ok();
+            tcp::set_keepalive(tcp);
         }
     }
 
     /// Bounds what the kernel takes before it has sent what it has (`TCP_NOTSENT_LOWAT`), so that what is stale can
     /// still be skipped in our own queue. Best effort: not every system has it.
     pub fn set_notsent_lowat(&self, bytes: u32) {
-        #[cfg(target_os = "linux")]
         if let Some(tcp) = self.socket() {
-            socket2::SockRef::from(tcp).set_tcp_notsent_lowat(bytes).ok();
+            tcp::set_notsent_lowat(tcp, bytes);
         }
-        #[cfg(not(target_os = "linux"))]
-        let _ = bytes;
+    }
+
+    /// What a link wants of its socket: no Nagle, keepalive, `TCP_NOTSENT_LOWAT` of 16 KiB, `TCP_USER_TIMEOUT` of 20 s, BBR
+    /// where the kernel has it. Best effort.
+    pub fn set_link_options(&self) {
+        if let Some(tcp) = self.socket() {
+            tcp::set_link_options(tcp);
+        }
     }
 
     /// What was looked at and not yet consumed.

@@ -1,6 +1,6 @@
 //! Connections: the one module that opens sockets. [`Conn`] is a TCP connection, plain or inside TLS, with what was
-//! already read of it; [`tls`] holds certificates; [`http1`] reads one request head off a bare connection; [`ws`]
-//! frames WebSocket messages.
+//! already read of it; [`dial_with`] makes one, through a proxy where need be; [`tls`] holds certificates and says whom we
+//! trust; [`http1`] reads one head off a bare connection; [`ws`] opens WebSockets and frames their messages.
 //!
 //! It knows no protocol above these and no media.
 #![forbid(unsafe_code)]
@@ -8,8 +8,12 @@
 mod conn;
 mod dial;
 pub mod http1;
+mod proxy;
+mod tcp;
+mod text;
 pub mod tls;
 pub mod ws;
 
 pub use conn::{Conn, Duplex, ReadHalf, Socket, WriteHalf};
-pub use dial::{DialError, dial, listen};
+pub use dial::{DialError, DialOptions, dial, dial_with, listen};
+pub use proxy::{Proxy, ProxyError};

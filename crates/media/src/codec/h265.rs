@@ -394,6 +394,14 @@ fn vui_fps(bits: &mut Reader<'_>) -> Result<Option<f64>, CodecError> {
     Ok(fps(f64::from(scale), f64::from(units)))
 }
 
+/// The highest TemporalId that pictures of a track may have, by the sequence parameter sets of its configuration record
+/// (sps_max_sub_layers_minus1, 7.4.3.2.1). None if the record has no set, or one that cannot be read.
+pub fn highest_temporal_id(config: &[u8]) -> Option<u8> {
+    let config = Config::parse(config).ok()?;
+    let layers = config.sps.iter().map(|sps| Sps::parse(sps).ok().map(|sps| sps.temporal_layers));
+    layers.collect::<Option<Vec<u8>>>()?.into_iter().max()?.checked_sub(1)
+}
+
 /// Checks a frame: every length true, every NAL unit with its header, and at least one slice segment in it.
 ///
 /// A decoder can begin at an IRAP picture (IDR, CRA, BLA), or at a recovery point.

@@ -8,6 +8,7 @@
 pub mod aac;
 pub mod av1;
 pub mod bits;
+mod disposable;
 pub mod h264;
 pub mod h265;
 pub mod nal;
@@ -19,6 +20,8 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use crate::{Audio, Codec, Detail, Video};
+
+pub use disposable::is_disposable;
 
 /// Why a configuration record or a frame was refused.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

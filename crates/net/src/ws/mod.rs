@@ -1,12 +1,17 @@
-//! WebSocket framing (RFC 6455 5), without sockets: bytes to messages and back, and the handshake's key.
+//! WebSocket framing (RFC 6455 5), without sockets: bytes to messages and back, and the handshake's key. [`client`] asks
+//! a server for a WebSocket on a connection.
 //!
 //! No extensions are offered: media gains nothing by compression (security.md S14).
+
+pub mod client;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes, BytesMut};
 use sha1::{Digest, Sha1};
 use thiserror::Error;
+
+pub use self::client::{Upgrade, UpgradeError, Upgraded, connect};
 
 /// Most fragments of one message (security.md S13).
 const FRAGMENTS: usize = 1024;

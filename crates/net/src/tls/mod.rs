@@ -1,17 +1,24 @@
 //! Certificates: loading, renewing without a restart, making one for a first try; and what we trust when dialling.
 
+mod explain;
+mod pin;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustls::client::ResolvesClientCert;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
+
+pub use self::explain::explain;
+pub use self::pin::pin_of;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, Error)]
@@ -56,30 +63,78 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// A server's side: offers HTTP/2 and HTTP/1.1 by ALPN; what is not HTTP offers nothing and is told by its first bytes.
-pub fn server(resolver: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+/// With `client_ca` (a PEM file) a client may show a certificate of one of those authorities; one that shows another is
+/// refused, one that shows none is served, and whoever it matters to asks [`crate::Conn::client_certificate_is_for`].
+pub fn server(resolver: Arc<dyn ResolvesServerCert>, client_ca: Option<&Path>) -> Result<Arc<ServerConfig>, TlsError> {
+    let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            add_authorities(&mut roots, path)?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+                .allow_unauthenticated()
+                .build()
+                .map_err(|e| TlsError::File { path: path.to_path_buf(), why: e.to_string() })?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), HTTP1.to_vec()];
     config.ignore_client_order = true;
     Ok(Arc::new(config))
 }
 
-/// A client's side: trusts the public authorities, and those of `ca` (a PEM file) where one is given. Verification
-/// cannot be switched off (security.md S3).
+const HTTP1: &[u8] = b"http/1.1";
+
+/// Whom a client trusts, and as whom it shows itself. There is no field that switches verification off (security.md S3).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trust<'a> {
+    /// A PEM file of authorities that are trusted beside the public ones.
+    pub ca: Option<&'a Path>,
+    /// SHA-256 of the public keys ([`pin_of`]) of which the server must have one. Where there are any, they alone decide: the
+    /// server's names, its authority, its certificate's dates and `ca` then do not matter; that it has the key does.
+    pub pins: &'a [[u8; 32]],
+    /// Files of the certificate and the key to show to a server that asks. Read again when they change.
+    pub identity: Option<(&'a Path, &'a Path)>,
+    /// Offer HTTP/1.1 by ALPN and nothing else, for what begins as a WebSocket: a gateway in front may otherwise choose
+    /// HTTP/2. Without it nothing is offered.
+    pub alpn_http1: bool,
+}
+
+/// A client's side: trusts the public authorities, and those of `ca` (a PEM file) where one is given.
 pub fn client(ca: Option<&Path>) -> Result<Arc<ClientConfig>, TlsError> {
+    client_with(&Trust { ca, ..Trust::default() })
+}
+
+/// A client's side, as `trust` has it.
+pub fn client_with(trust: &Trust<'_>) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    // Read even where pins decide: a file that is named and cannot be used is a mistake worth hearing of.
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = ca {
-        for cert in certificates(path)? {
-            roots.add(cert)?;
-        }
+    if let Some(path) = trust.ca {
+        add_authorities(&mut roots, path)?;
     }
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let builder = if trust.pins.is_empty() {
+        builder.with_root_certificates(roots)
+    } else {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(pin::Pinned::new(trust.pins, provider())))
+    };
+    let mut config = match trust.identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key)) => builder.with_client_cert_resolver(Arc::new(Files::load(cert, key)?)),
+    };
+    if trust.alpn_http1 {
+        config.alpn_protocols = vec![HTTP1.to_vec()];
+    }
     Ok(Arc::new(config))
+}
+
+fn add_authorities(roots: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
+    for cert in certificates(path)? {
+        roots.add(cert).map_err(|e| TlsError::File { path: path.to_path_buf(), why: explain(&e) })?;
+    }
+    Ok(())
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -121,8 +176,9 @@ impl Files {
     }
 }
 
-impl ResolvesServerCert for Files {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+impl Files {
+    /// What the files hold now.
+    fn current(&self) -> Option<Arc<CertifiedKey>> {
         let mut loaded = self.loaded.lock().ok()?;
         if loaded.looked.elapsed() >= LOOK_AGAIN {
             loaded.looked = Instant::now();
@@ -136,6 +192,22 @@ impl ResolvesServerCert for Files {
             }
         }
         Some(loaded.key.clone())
+    }
+}
+
+impl ResolvesServerCert for Files {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+}
+
+impl ResolvesClientCert for Files {
+    fn resolve(&self, _authorities: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.current()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
     }
 }
 
