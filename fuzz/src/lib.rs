@@ -11,6 +11,7 @@ mod amf0;
 mod codec;
 mod flv;
 mod node;
+mod relay;
 mod rtmp;
 pub mod split;
 
@@ -26,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("door_sniffer", node::door_sniffer),
     ("flv", flv::flv),
     ("frames", codec::frames),
+    ("relay", relay::relay),
     ("rtmp_chunks", rtmp::rtmp_chunks),
     ("rtmp_handshake", rtmp::rtmp_handshake),
     ("rtmp_session", rtmp::rtmp_session),

@@ -81,5 +81,5 @@ macro_rules! replays {
 }
 
 replays! {
-    amf0 annexb config_file config_records door_sniffer flv frames rtmp_chunks rtmp_handshake rtmp_session sps264 sps265
+    amf0 annexb config_file config_records door_sniffer flv frames relay rtmp_chunks rtmp_handshake rtmp_session sps264 sps265
 }
