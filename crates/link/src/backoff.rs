@@ -10,19 +10,20 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// What lasted this long counts as a success; what flaps keeps backing off.
 const STABLE: Duration = Duration::from_secs(30);
 
+/// The state of one thing that is tried again and again.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// Failures in a row.
-    pub(super) fn failures(&self) -> u32 {
+    pub fn failures(&self) -> u32 {
         self.failures
     }
 
     /// An attempt that began to work at `live`, or never did, has ended: how long to wait before the next.
-    pub(super) fn after(&mut self, live: Option<Instant>) -> Duration {
+    pub fn after(&mut self, live: Option<Instant>) -> Duration {
         if live.is_some_and(|live| live.elapsed() >= STABLE) {
             self.failures = 0;
         }

@@ -1,0 +1,151 @@
+//! The upper's end: an HTTP/2 client on a connection that it accepted.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use culvert_net::Conn;
+use culvert_net::ws::Role;
+use http::{Request, Response};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::carrier::Carrier;
+use crate::figures::{LinkFigures, Shared};
+use crate::retry::{RESTART, RetryHint};
+use crate::serve::{self, explain};
+use crate::{CONNECTION_WINDOW, HEAD, SEND_BUFFER, STREAM_WINDOW};
+
+/// A link as its upper holds it. Cheap to clone.
+#[derive(Clone)]
+pub struct Link {
+    sender: SendRequest<serve::Body>,
+    shared: Arc<Shared>,
+    places: Arc<Semaphore>,
+    requests: usize,
+}
+
+/// The body of an answer. Its request counts as under way until this is dropped.
+#[derive(Debug)]
+pub struct Answer {
+    body: Incoming,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Why a request through a link has no answer.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum LinkError {
+    /// The link is gone, or went while the answer was awaited.
+    #[error("the link was lost: {0}")]
+    Lost(String),
+    /// As many requests are under way as this link may have.
+    #[error("{0} requests are under way on this link, which is as many as it may have (limits.peer_requests)")]
+    Busy(usize),
+    /// What came was no HTTP.
+    #[error("the answer was broken: {0}")]
+    Broken(String),
+}
+
+/// A link that was just made.
+pub struct Accepted<D> {
+    /// To send requests into.
+    pub link: Link,
+    /// Runs the link; returns why it ended, as a sentence. Dropping it ends the link.
+    pub driver: D,
+}
+
+/// Begins HTTP/2 on a WebSocket that a lower dialled; `conn` is what follows our 101. `requests`: how many at once.
+pub async fn accept(
+    conn: Conn,
+    requests: usize,
+) -> Result<Accepted<impl Future<Output = String> + Send + 'static>, LinkError> {
+    conn.set_link_options();
+    let shared = Arc::new(Shared::new());
+    let carrier = Carrier::new(conn, Role::Server, shared.clone());
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEAD);
+    let handshake = builder.handshake::<_, serve::Body>(TokioIo::new(carrier)).await;
+    let (sender, connection) = handshake.map_err(|error| LinkError::Lost(explain(&error)))?;
+    let said = shared.clone();
+    let driver = async move {
+        let ended = connection.await;
+        match (said.was_closed(), said.closed(), ended) {
+            (Some((_, reason)), _, _) => format!("closed by this node: {reason}"),
+            (None, Some((status, reason)), _) if reason.is_empty() => format!("closed by the other end ({status})"),
+            (None, Some((_, reason)), _) => format!("closed by the other end: {reason}"),
+            (None, None, Err(error)) => explain(&error),
+            (None, None, Ok(())) => "the connection ended without a word".to_string(),
+        }
+    };
+    let link = Link { sender, shared, places: Arc::new(Semaphore::new(requests)), requests };
+    Ok(Accepted { link, driver })
+}
+
+impl Link {
+    /// Sends a request whose target is a path (and query), and returns its answer's head with the body to come.
+    /// Cancelling it, or dropping the body, cancels the request at the other end. Never waits for a place.
+    pub async fn request(&self, request: Request<serve::Body>) -> Result<Response<Answer>, LinkError> {
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| LinkError::Busy(self.requests))?;
+        let mut sender = self.sender.clone();
+        sender.ready().await.map_err(|error| LinkError::Lost(self.why(&error)))?;
+        let response = sender.send_request(request).await.map_err(|error| {
+            if sender.is_closed() { LinkError::Lost(self.why(&error)) } else { LinkError::Broken(explain(&error)) }
+        })?;
+        Ok(response.map(|body| Answer { body, _place: place }))
+    }
+
+    fn why(&self, error: &hyper::Error) -> String {
+        match self.shared.closed().or(self.shared.was_closed()) {
+            Some((_, reason)) if !reason.is_empty() => reason,
+            Some(_) | None => explain(error),
+        }
+    }
+
+    /// Whether it is of no more use.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// What is known of it.
+    pub fn figures(&self) -> LinkFigures {
+        self.shared.figures()
+    }
+
+    /// Ends it with a WebSocket status and a reason of at most 123 bytes.
+    pub fn close(&self, status: u16, reason: &str) {
+        self.shared.close(status, reason);
+    }
+
+    /// Ends it because this node goes away; the lower comes back as the hint says.
+    pub fn drain(&self, hint: RetryHint) {
+        self.shared.close(RESTART, &hint.reason());
+    }
+}

@@ -1,0 +1,117 @@
+//! What is known of one link while it lives: counted by its carrier, read by whoever shows it.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use futures_util::task::AtomicWaker;
+
+/// No round trip was measured yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// What a carrier shares with those who hold its link.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    since: SystemTime,
+    sent: AtomicU64,
+    received: AtomicU64,
+    unsent: AtomicUsize,
+    round_trip_micros: AtomicU64,
+    words: Mutex<Words>,
+    /// Wakes the carrier when it is asked to close.
+    pub(crate) closer: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Words {
+    /// What to say to the other end.
+    close: Option<(u16, String)>,
+    /// What it said.
+    closed: Option<(u16, String)>,
+}
+
+/// Figures of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkFigures {
+    /// When it was made.
+    pub since: SystemTime,
+    /// Bytes that went out, with all framing but TLS.
+    pub sent_bytes: u64,
+    /// Bytes that came in.
+    pub received_bytes: u64,
+    /// Bytes that wait in this process for the socket to take them.
+    pub unsent_bytes: usize,
+    /// Of the last ping, through whatever stands between.
+    pub round_trip: Option<Duration>,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Shared {
+        Shared {
+            since: SystemTime::now(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            unsent: AtomicUsize::new(0),
+            round_trip_micros: AtomicU64::new(UNKNOWN),
+            words: Mutex::default(),
+            closer: AtomicWaker::new(),
+        }
+    }
+
+    fn words(&self) -> MutexGuard<'_, Words> {
+        self.words.lock().expect("no code panics while it holds a link's words")
+    }
+
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_unsent(&self, bytes: usize) {
+        self.unsent.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_round_trip(&self, time: Duration) {
+        self.round_trip_micros.store(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// Asks the carrier to say this and end. The first to ask is heard.
+    pub(crate) fn close(&self, status: u16, reason: &str) {
+        self.words().close.get_or_insert_with(|| (status, reason.to_string()));
+        self.closer.wake();
+    }
+
+    pub(crate) fn take_close(&self) -> Option<(u16, String)> {
+        self.words().close.clone()
+    }
+
+    /// The payload of the other end's close frame.
+    pub(crate) fn set_closed(&self, payload: &[u8]) {
+        let status = payload.first_chunk().map_or(1005, |status| u16::from_be_bytes(*status));
+        let reason = payload.get(2..).map(String::from_utf8_lossy).unwrap_or_default();
+        self.words().closed = Some((status, reason.chars().filter(|c| !c.is_control()).collect()));
+    }
+
+    pub(crate) fn closed(&self) -> Option<(u16, String)> {
+        self.words().closed.clone()
+    }
+
+    /// Whether this end asked to close.
+    pub(crate) fn was_closed(&self) -> Option<(u16, String)> {
+        self.words().close.clone()
+    }
+
+    pub(crate) fn figures(&self) -> LinkFigures {
+        let micros = self.round_trip_micros.load(Ordering::Relaxed);
+        LinkFigures {
+            since: self.since,
+            sent_bytes: self.sent.load(Ordering::Relaxed),
+            received_bytes: self.received.load(Ordering::Relaxed),
+            unsent_bytes: self.unsent.load(Ordering::Relaxed),
+            round_trip: (micros != UNKNOWN).then(|| Duration::from_micros(micros)),
+        }
+    }
+}

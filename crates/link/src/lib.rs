@@ -1,0 +1,39 @@
+//! One WebSocket that carries HTTP/2 turned round (DESIGN section 3): the lower node dials and then *serves*, the upper
+//! accepts and then *asks*.
+//!
+//! [`keep`] holds a link to an upper for ever; [`accept`] is the upper's side and gives a [`Link`] to send requests
+//! into. It knows bytes and requests, not media and not platforms: who may link, and what is asked, is decided above.
+#![forbid(unsafe_code)]
+
+mod accept;
+mod backoff;
+mod carrier;
+mod dial;
+mod figures;
+mod retry;
+mod serve;
+
+pub use accept::{Accepted, Answer, Link, LinkError, accept};
+pub use backoff::Backoff;
+pub use culvert_net::Conn;
+pub use culvert_net::ws::accept_key;
+pub use dial::{Board, KeepError, State, Upper, UpperInfo, UpperUrl, keep};
+pub use figures::LinkFigures;
+pub use retry::RetryHint;
+pub use serve::{Body, BoxError, Remote, Service, body, channel, empty};
+
+/// What is offered when a link is dialled (`Sec-WebSocket-Protocol`).
+pub const PROTOCOL: &str = "culvert.h2";
+/// Where an upper is dialled, behind its context path.
+pub const REGISTER: &str = "/erwscascade/wsocket/register";
+
+/// Small windows keep data in the processor's caches (DESIGN section 3).
+const STREAM_WINDOW: u32 = 256 << 10;
+/// As large as there is: streams are the only brake, or some that are not read would stop all others.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+/// What one body may have on its way through our own queues. What is more waits where it can still be skipped.
+const SEND_BUFFER: usize = 32 << 10;
+/// Most bytes of a head (security.md S8).
+const HEAD: u32 = 32 << 10;
+/// Requests at once on one link; what an upper may ask is bounded there, too (`limits.peer_requests`).
+const STREAMS: u32 = 1024;

@@ -1,0 +1,119 @@
+//! The lower's end: an HTTP/2 server on a connection that it dialled itself.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use culvert_net::Conn;
+use culvert_net::ws::Role;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::carrier::Carrier;
+use crate::figures::Shared;
+use crate::{CONNECTION_WINDOW, HEAD, SEND_BUFFER, STREAM_WINDOW, STREAMS};
+
+/// Whatever a body fails with.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+/// A body of any kind.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Any body as a [`Body`].
+pub fn body<B>(from: B) -> Body
+where
+    B: BodyExt<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    from.map_err(Into::into).boxed_unsync()
+}
+
+/// No body.
+pub fn empty() -> Body {
+    body(Empty::new())
+}
+
+/// The upper's address as the socket has it: in the extensions of each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Remote(pub SocketAddr);
+
+/// Answers the upper's requests. A request whose upgrade the upper wants (extended CONNECT, RFC 8441) comes as it is;
+/// `hyper::upgrade::on` gives its bytes.
+pub trait Service: Send + Sync + 'static {
+    /// Answers one. Dropped when the upper no longer wants it.
+    fn call(&self, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+}
+
+/// Serves until the link ends; the error is a sentence. `stop` drains: what is running may end, nothing new begins.
+pub(crate) async fn serve(
+    conn: Conn,
+    service: Arc<dyn Service>,
+    shared: Arc<Shared>,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    let remote = Remote(conn.remote());
+    let carrier = Carrier::new(conn, Role::Client, shared.clone());
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEAD)
+        .max_concurrent_streams(STREAMS)
+        .enable_connect_protocol();
+    let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(remote);
+        let answer = service.call(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = builder.serve_connection(TokioIo::new(carrier), answer);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop.cancelled() => {
+            shared.close(1001, "this node is shutting down");
+            connection.await
+        }
+    };
+    ended.map_err(|error| explain(&error))
+}
+
+/// The innermost cause, which is the carrier's own words where it has some.
+pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    // HTTP/2 errors wrap an I/O error without naming it their source.
+    let text = cause.to_string();
+    if text == "connection error" || text.is_empty() { error.to_string() } else { text }
+}
+
+/// A body that is written piece by piece, with room for so many pieces. It ends when the sender is dropped; the sender is
+/// closed when nobody wants the body any more.
+pub fn channel(pieces: usize) -> (mpsc::Sender<Bytes>, Body) {
+    let (sender, pieces) = mpsc::channel(pieces);
+    (sender, body(Pieces(pieces)))
+}
+
+struct Pieces(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
