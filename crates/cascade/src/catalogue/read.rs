@@ -1,0 +1,210 @@
+//! The upper's side: asks a lower for its catalogue and keeps it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use culvert_link::{Link, empty};
+use culvert_media::Cid;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use tokio::time::{sleep, timeout};
+
+use super::{Catalogue, Known, Line, MOST_PEERS, MOST_STREAMS, PATH, stream_name};
+use crate::peers::Peers;
+
+/// Longest line: a stream with 16 tracks and a sentence stays far below.
+const LINE: usize = 16 << 10;
+/// How long a lower may take to begin.
+const BEGIN: Duration = Duration::from_secs(10);
+/// A catalogue that could not be read is asked for again after this.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Most lines that are taken in before what they say is shown.
+const BATCH: usize = 4096;
+
+/// Reads the catalogue of a lower for as long as its link lives. The error, a sentence, is the lower's fault.
+pub(crate) async fn read(peers: &Peers, cid: &Cid, generation: u64, link: &Link) -> Result<(), String> {
+    loop {
+        let request = Request::get(format!("http://{cid}{PATH}")).body(empty()).expect("an id can be an authority");
+        match timeout(BEGIN, link.request(request)).await {
+            Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
+                follow(peers, cid, generation, answer.into_body()).await?;
+            }
+            Ok(Ok(answer)) => tracing::warn!(peer = %cid, status = %answer.status(), "no catalogue"),
+            Ok(Err(error)) => tracing::debug!(peer = %cid, %error, "no catalogue"),
+            Err(_) => tracing::warn!(peer = %cid, "no catalogue in time"),
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+async fn follow(peers: &Peers, cid: &Cid, generation: u64, mut body: culvert_link::Answer) -> Result<(), String> {
+    let (mut taken, mut lines) = (Lines::default(), Reader::default());
+    // A body that fails is a link that fails, which is not the catalogue's fault.
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(data) = frame.data_ref() else { continue };
+        taken.0.extend_from_slice(data);
+        let mut batch = Vec::new();
+        while let Some(line) = taken.next()? {
+            batch.push(line);
+            if batch.len() == BATCH {
+                lines.take(&mut batch, peers, cid, generation)?;
+            }
+        }
+        if taken.0.is_empty() {
+            // Between two changes nothing is held.
+            taken.0 = BytesMut::new();
+        }
+        lines.take(&mut batch, peers, cid, generation)?;
+    }
+    Ok(())
+}
+
+/// Bytes that are not a whole line yet.
+#[derive(Default)]
+struct Lines(BytesMut);
+
+impl Lines {
+    fn next(&mut self) -> Result<Option<Line>, String> {
+        let Some(end) = self.0.iter().take(LINE + 1).position(|byte| *byte == b'\n') else {
+            let long = self.0.len() > LINE;
+            return if long { Err(format!("a line of more than {LINE} bytes")) } else { Ok(None) };
+        };
+        let line = self.0.split_to(end);
+        self.0.advance(1);
+        serde_json::from_slice(&line).map(Some).map_err(|why| format!("a line that is none of ours: {why}"))
+    }
+}
+
+/// Lines to a catalogue. A snapshot is shown once it is whole.
+#[derive(Default)]
+struct Reader {
+    snapshot: Option<Known>,
+    begun: bool,
+}
+
+impl Reader {
+    fn take(&mut self, batch: &mut Vec<Line>, peers: &Peers, cid: &Cid, generation: u64) -> Result<(), String> {
+        let mut changes = Vec::new();
+        for line in batch.drain(..) {
+            match line {
+                Line::Snapshot { version, platform } => {
+                    self.begun = true;
+                    self.snapshot = Some(Known { platform, version, ..Known::default() });
+                }
+                Line::Whole { .. } => {
+                    changes.clear();
+                    let Some(known) = self.snapshot.take() else { return Err("the end of no snapshot".into()) };
+                    peers.update(cid, generation, |catalogue| *catalogue = Catalogue(Arc::new(known)));
+                }
+                _ if !self.begun => return Err("a change before the snapshot".into()),
+                line => match &mut self.snapshot {
+                    Some(known) => apply(known, line),
+                    None => changes.push(line),
+                },
+            }
+        }
+        if !changes.is_empty() {
+            peers.update(cid, generation, |catalogue| {
+                let known = Arc::make_mut(&mut catalogue.0);
+                changes.drain(..).for_each(|line| apply(known, line));
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What is no name, or one too many, is left out and counted.
+fn apply(known: &mut Known, line: Line) {
+    match line {
+        Line::Stream { version, name, stream } => {
+            known.version = version;
+            let kept = stream_name(&name).is_some() && insert(&mut known.streams, name, stream, MOST_STREAMS);
+            known.left_out += u64::from(!kept);
+        }
+        Line::StreamGone { version, name } => {
+            known.version = version;
+            known.streams.remove(&name);
+        }
+        Line::Peer { version, path, peer } => {
+            known.version = version;
+            let named = path.split('/').all(|cid| Cid::parse(cid).is_ok());
+            known.left_out += u64::from(!(named && insert(&mut known.peers, path, peer, MOST_PEERS)));
+        }
+        Line::PeerGone { version, path } => {
+            known.version = version;
+            known.peers.remove(&path);
+        }
+        Line::Snapshot { .. } | Line::Whole { .. } => {}
+    }
+}
+
+fn insert<T>(rows: &mut BTreeMap<String, T>, key: String, value: T, most: usize) -> bool {
+    if rows.len() >= most && !rows.contains_key(&key) {
+        return false;
+    }
+    rows.insert(key, value);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PeerItem, Platform, StreamItem};
+    use super::*;
+    use crate::peers::PeerLimits;
+
+    fn peers() -> Peers {
+        Peers::new(Cid::parse("top").unwrap(), PeerLimits { links: 1, requests: 1 })
+    }
+
+    fn stream(version: u64, name: &str) -> Line {
+        Line::Stream {
+            version,
+            name: name.into(),
+            stream: StreamItem { state: "live".into(), ..StreamItem::default() },
+        }
+    }
+
+    #[test]
+    fn lines_come_out_whatever_the_pieces() {
+        let text = [
+            serde_json::to_string(&Line::Snapshot { version: 1, platform: Platform::default() }).unwrap(),
+            serde_json::to_string(&stream(2, "live/a")).unwrap(),
+            serde_json::to_string(&Line::Peer { version: 3, path: "c1".into(), peer: PeerItem::default() }).unwrap(),
+        ]
+        .join("\n")
+            + "\n";
+        for cut in 1..text.len() {
+            let (mut lines, mut seen) = (Lines::default(), 0);
+            for piece in text.as_bytes().chunks(cut) {
+                lines.0.extend_from_slice(piece);
+                while lines.next().unwrap().is_some() {
+                    seen += 1;
+                }
+            }
+            assert_eq!(seen, 3);
+        }
+    }
+
+    #[test]
+    fn what_is_no_catalogue_is_an_error_with_bounded_memory() {
+        let mut lines = Lines(BytesMut::from("{\"item\":\"nonsense\"}\n"));
+        assert!(lines.next().is_err());
+        let mut endless = Lines(BytesMut::from(&vec![b'x'; LINE + 1][..]));
+        assert!(endless.next().unwrap_err().contains("more than"));
+        let (mut reader, cid) = (Reader::default(), Cid::parse("c").unwrap());
+        assert!(reader.take(&mut vec![stream(1, "live/a")], &peers(), &cid, 1).is_err());
+        assert!(reader.take(&mut vec![Line::Whole { version: 1 }], &peers(), &cid, 1).is_err());
+    }
+
+    #[test]
+    fn a_million_streams_are_counted_and_ten_thousand_kept() {
+        let mut known = Known::default();
+        for n in 0..1_000_000u64 {
+            apply(&mut known, stream(n, &format!("live/{n}")));
+        }
+        apply(&mut known, stream(1, "no/../name"));
+        assert_eq!((known.streams.len(), known.left_out), (MOST_STREAMS, 990_001));
+    }
+}

@@ -1,0 +1,356 @@
+//! Who is linked: one live link per platform at the most, and who was linked before.
+//!
+//! A newer link of a platform replaces the older one at once, which may be half-open; each has a generation, and whoever
+//! cleans up compares it first (security.md S1).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
+
+use culvert_link::{Accepted, Conn, Link, LinkFigures, RetryHint, accept};
+use culvert_media::{Cid, StreamName};
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::catalogue::{self, Catalogue, PeerItem};
+use crate::proxy::Fault;
+
+/// WebSocket status (of the private range, RFC 6455 7.4.2): a newer link of the same platform took over.
+const REPLACED: u16 = 4001;
+/// WebSocket status: the other end broke what is spoken inside the link.
+const BROKEN: u16 = 4002;
+/// News that a slow listener may fall behind by before it must list again.
+const EVENTS: usize = 1024;
+/// Platforms that are remembered after they were lost, beside those that are linked; the longest lost go first.
+const REMEMBERED: usize = 20_000;
+
+/// The bounds of [`Peers`].
+#[derive(Clone, Copy, Debug)]
+pub struct PeerLimits {
+    /// Most links.
+    pub links: usize,
+    /// Most requests under way on one link.
+    pub requests: usize,
+}
+
+/// News of platforms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerEvent {
+    /// A platform can be asked.
+    Linked(Cid),
+    /// It cannot any more.
+    Lost(Cid),
+    /// Its catalogue changed.
+    Changed(Cid),
+}
+
+/// All platforms directly below. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers(Arc<Inner>);
+
+struct Inner {
+    cid: Cid,
+    limits: PeerLimits,
+    table: Mutex<HashMap<Cid, Entry>>,
+    generations: AtomicU64,
+    events: broadcast::Sender<PeerEvent>,
+    /// Some platform was linked or lost, or its catalogue changed.
+    changed: Notify,
+    faults: Mutex<HashMap<&'static str, u64>>,
+    tasks: TaskTracker,
+    draining: CancellationToken,
+}
+
+struct Entry {
+    generation: u64,
+    link: Option<Link>,
+    remote: SocketAddr,
+    /// Since when it is linked, or lost.
+    since: SystemTime,
+    why_lost: String,
+    links: u64,
+    catalogue: Catalogue,
+}
+
+/// A platform as the API shows it.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// Its id.
+    pub cid: Cid,
+    /// Where its link comes from.
+    pub remote: SocketAddr,
+    /// Whether it can be asked.
+    pub linked: bool,
+    /// Since when it is linked, or lost.
+    pub since: SystemTime,
+    /// Why it was lost, as a sentence.
+    pub error: Option<String>,
+    /// How often it was linked.
+    pub links: u64,
+    /// Of the link that there is.
+    pub figures: Option<LinkFigures>,
+    /// What it says of itself and of what it has.
+    pub catalogue: Catalogue,
+}
+
+impl PeerInfo {
+    /// Since when nothing is known of it.
+    pub fn unknown_since(&self) -> Option<SystemTime> {
+        (!self.linked).then_some(self.since)
+    }
+
+    /// As the upper of this node sees it.
+    pub(crate) fn item(&self) -> PeerItem {
+        let platform = self.catalogue.platform();
+        PeerItem {
+            name: platform.name.clone(),
+            serial: platform.serial.clone(),
+            linked: self.linked,
+            unknown_since: self.unknown_since().map(catalogue::millis),
+            carrier: "h2".into(),
+            rtt_ms: self.figures.and_then(|f| f.round_trip).map(|rtt| rtt.as_secs_f64() * 1000.0),
+            streams: self.catalogue.streams().len(),
+        }
+    }
+}
+
+impl Peers {
+    /// Of the node `cid`; none yet.
+    pub fn new(cid: Cid, limits: PeerLimits) -> Peers {
+        Peers(Arc::new(Inner {
+            cid,
+            limits,
+            table: Mutex::default(),
+            generations: AtomicU64::new(0),
+            events: broadcast::Sender::new(EVENTS),
+            changed: Notify::new(),
+            faults: Mutex::default(),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+        }))
+    }
+
+    /// The node that they are below.
+    pub fn cid(&self) -> &Cid {
+        &self.0.cid
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<Cid, Entry>> {
+        self.0.table.lock().expect("no code panics while it holds the table of platforms")
+    }
+
+    /// Whether one more link may come; asked before the 101. The sentence says why not.
+    pub fn may_accept(&self, cid: &Cid) -> Result<(), String> {
+        if self.0.draining.is_cancelled() {
+            return Err("this node is shutting down".into());
+        }
+        if *cid == self.0.cid {
+            return Err(format!("{cid} is this node's own id; give the lower node another one (node.cid)"));
+        }
+        let table = self.table();
+        let live = table.values().filter(|entry| entry.link.is_some()).count();
+        if live >= self.0.limits.links && table.get(cid).is_none_or(|entry| entry.link.is_none()) {
+            return Err(format!("this node has as many links as it may (limits.links: {})", self.0.limits.links));
+        }
+        Ok(())
+    }
+
+    /// Runs the link of a platform until it ends. `conn` is what follows our 101; who it is was decided before.
+    pub async fn run(&self, cid: Cid, conn: Conn) {
+        let remote = conn.remote();
+        let Accepted { link, driver } = match accept(conn, self.0.limits.requests).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::info!(peer = %cid, %remote, %error, "link not made");
+                return;
+            }
+        };
+        let generation = self.enter(&cid, link.clone(), remote);
+        tracing::info!(peer = %cid, %remote, generation, "linked");
+        let reading = async {
+            if let Err(why) = catalogue::read(self, &cid, generation, &link).await {
+                tracing::warn!(peer = %cid, %why, "catalogue broken; the link is closed");
+                self.count_fault("bad-catalogue");
+                link.close(BROKEN, "the catalogue is broken");
+            }
+            std::future::pending::<()>().await;
+        };
+        // In a box: between two events a link is to take up little.
+        let why = {
+            let (driver, reading) = (Box::pin(driver), Box::pin(reading));
+            tokio::select! {
+                why = driver => why,
+                () = reading => unreachable!("it waits for the link to end"),
+            }
+        };
+        self.leave(&cid, generation, why);
+    }
+
+    /// Spawns [`Peers::run`]; [`Peers::drained`] waits for it.
+    pub fn spawn(&self, cid: Cid, conn: Conn) {
+        let peers = self.clone();
+        self.0.tasks.spawn(async move { peers.run(cid, conn).await });
+    }
+
+    fn enter(&self, cid: &Cid, link: Link, remote: SocketAddr) -> u64 {
+        let generation = self.0.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut table = self.table();
+        let (links, catalogue) = match table.remove(cid) {
+            Some(old) => {
+                if let Some(link) = &old.link {
+                    tracing::info!(peer = %cid, remote = %old.remote, generation = old.generation, "link replaced");
+                    link.close(REPLACED, "replaced by a newer link of the same platform");
+                }
+                // What was known stays shown until the new snapshot is whole.
+                (old.links, old.catalogue)
+            }
+            None => (0, Catalogue::default()),
+        };
+        let since = SystemTime::now();
+        let entry =
+            Entry { generation, link: Some(link), remote, since, why_lost: String::new(), links: links + 1, catalogue };
+        table.insert(cid.clone(), entry);
+        drop(table);
+        self.announce(PeerEvent::Linked(cid.clone()));
+        generation
+    }
+
+    fn leave(&self, cid: &Cid, generation: u64, why: String) {
+        let mut table = self.table();
+        let Some(entry) = table.get_mut(cid).filter(|entry| entry.generation == generation) else {
+            tracing::debug!(peer = %cid, generation, %why, "replaced link ended");
+            return;
+        };
+        entry.link = None;
+        entry.since = SystemTime::now();
+        tracing::warn!(peer = %cid, remote = %entry.remote, generation, %why, "link lost");
+        entry.why_lost = why;
+        forget(&mut table);
+        drop(table);
+        self.announce(PeerEvent::Lost(cid.clone()));
+    }
+
+    /// Changes what is known of a platform, unless its link was replaced.
+    pub(crate) fn update(&self, cid: &Cid, generation: u64, change: impl FnOnce(&mut Catalogue)) {
+        let mut table = self.table();
+        let Some(entry) = table.get_mut(cid).filter(|entry| entry.generation == generation) else { return };
+        change(&mut entry.catalogue);
+        drop(table);
+        self.announce(PeerEvent::Changed(cid.clone()));
+    }
+
+    fn announce(&self, event: PeerEvent) {
+        self.0.changed.notify_waiters();
+        // Nobody listening is no error.
+        drop(self.0.events.send(event));
+    }
+
+    /// News from now on. A listener that is told that it lagged lists the platforms again.
+    pub fn events(&self) -> broadcast::Receiver<PeerEvent> {
+        self.0.events.subscribe()
+    }
+
+    /// The link of a platform.
+    pub fn get(&self, cid: &Cid) -> Result<Link, Fault> {
+        let table = self.table();
+        let entry = table.get(cid).ok_or_else(|| Fault::Unknown(cid.clone()))?;
+        let lost = || Fault::Lost { cid: cid.clone(), since: entry.since, why: entry.why_lost.clone() };
+        entry.link.clone().filter(|link| !link.is_closed()).ok_or_else(lost)
+    }
+
+    /// Waits for a platform to be linked.
+    pub async fn linked(&self, cid: &Cid) -> Link {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Ok(link) = self.get(cid) {
+                return link;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whose stream this is, and what it is called there: by the longest known id that ends its name.
+    pub fn owner(&self, stream: &StreamName) -> Option<(Cid, StreamName)> {
+        let table = self.table();
+        // The ids that could end it are few; those that are known may be many.
+        let name = stream.as_str();
+        let dashes = name.match_indices('-').map(|(at, _)| at + 1);
+        let mut known = dashes.filter_map(|at| Cid::parse(name.get(at..)?).ok()).filter(|cid| table.contains_key(cid));
+        known.find_map(|cid| stream.without_cid(&cid).map(|below| (cid, below)))
+    }
+
+    /// All that are known, by id.
+    pub fn list(&self) -> Vec<PeerInfo> {
+        let mut list: Vec<PeerInfo> = self.table().iter().map(|(cid, entry)| entry.info(cid)).collect();
+        list.sort_by(|a, b| a.cid.cmp(&b.cid));
+        list
+    }
+
+    /// One of them.
+    pub fn info(&self, cid: &Cid) -> Option<PeerInfo> {
+        self.table().get(cid).map(|entry| entry.info(cid))
+    }
+
+    /// How many are linked, and how many are known.
+    pub fn count(&self) -> (usize, usize) {
+        let table = self.table();
+        (table.values().filter(|entry| entry.link.is_some()).count(), table.len())
+    }
+
+    /// Counts what went wrong, by words of which there are a few.
+    pub(crate) fn count_fault(&self, what: &'static str) {
+        *self.0.faults.lock().expect("no code panics while it counts").entry(what).or_default() += 1;
+    }
+
+    /// (what went wrong, how often).
+    pub fn faults(&self) -> Vec<(&'static str, u64)> {
+        let faults = self.0.faults.lock().expect("no code panics while it counts");
+        faults.iter().map(|(what, n)| (*what, *n)).collect()
+    }
+
+    /// Tells all lowers that this node goes away, and when to come back.
+    pub fn drain(&self) {
+        self.0.draining.cancel();
+        let links: Vec<Link> = self.table().values().filter_map(|entry| entry.link.clone()).collect();
+        let hint = RetryHint::spread(links.len());
+        for link in links {
+            link.drain(hint);
+        }
+    }
+
+    /// Returns once all links have ended.
+    pub async fn drained(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Entry {
+    fn info(&self, cid: &Cid) -> PeerInfo {
+        PeerInfo {
+            cid: cid.clone(),
+            remote: self.remote,
+            linked: self.link.is_some(),
+            since: self.since,
+            error: self.link.is_none().then(|| self.why_lost.clone()),
+            links: self.links,
+            figures: self.link.as_ref().map(Link::figures),
+            catalogue: self.catalogue.clone(),
+        }
+    }
+}
+
+/// Forgets who was lost the longest ago, where too many were.
+fn forget(table: &mut HashMap<Cid, Entry>) {
+    let lost = || table.iter().filter(|(_, entry)| entry.link.is_none());
+    if lost().count() > REMEMBERED
+        && let Some(oldest) = lost().min_by_key(|(_, entry)| entry.since).map(|(cid, _)| cid.clone())
+    {
+        table.remove(&oldest);
+    }
+}
