@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use culvert_formats::flv;
-use culvert_hub::{FORWARDED, Player, Refusal};
+use culvert_hub::{Action, FORWARDED, Player, Refusal};
 use culvert_net::Conn;
 use culvert_net::http1::{PROBLEM_TYPE, problem};
 use culvert_net::ws;
@@ -26,12 +27,14 @@ use crate::request::{Request, claims};
 use crate::server::{Live, Sender};
 
 /// Where the connection of a request comes from; whoever serves the router puts it into the request's extensions.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Remote {
     /// The peer's address.
     pub address: SocketAddr,
     /// Whether the connection is encrypted.
     pub secure: bool,
+    /// The upper of ours whose request came down the link to it; None: a connection to this node.
+    pub upper: Option<Arc<str>>,
 }
 
 /// Pieces on their way from a viewer's task to the library; the rest waits where it can still be skipped.
@@ -83,7 +86,23 @@ async fn handle(
         .unwrap_or_else(|refusal| error(refusal.status(), refusal.kind(), &refusal.to_string()))
 }
 
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+impl<'a> Sender<'a> {
+    /// Of a request that the library read.
+    pub(crate) fn of_http(remote: &'a Remote, http: &'a HttpRequest) -> Sender<'a> {
+        let headers = http.headers();
+        Sender {
+            remote: remote.address,
+            secure: remote.secure,
+            upper: remote.upper.as_ref(),
+            authorization: text(headers, header::AUTHORIZATION),
+            host: text(headers, header::HOST).or_else(|| http.uri().authority().map(|a| a.as_str())),
+            origin: text(headers, header::ORIGIN),
+            forwarded: http.version() == Version::HTTP_10 || FORWARDED.iter().any(|name| headers.contains_key(*name)),
+        }
+    }
+}
+
+pub(crate) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
@@ -91,15 +110,9 @@ impl Live {
     async fn answer(&self, request: Request, remote: Remote, http: HttpRequest) -> Result<Response, Refusal> {
         let headers = http.headers();
         let upgrade = text(headers, header::UPGRADE).is_some_and(|u| u.eq_ignore_ascii_case("websocket"));
-        let sender = Sender {
-            remote: remote.address,
-            secure: remote.secure,
-            authorization: text(headers, header::AUTHORIZATION),
-            host: text(headers, header::HOST).or_else(|| http.uri().authority().map(|a| a.as_str())),
-            origin: text(headers, header::ORIGIN),
-            forwarded: http.version() == Version::HTTP_10 || FORWARDED.iter().any(|name| headers.contains_key(*name)),
-        };
-        let ask = sender.ask(&request, if upgrade { "ws-flv" } else { "http-flv" });
+        let sender = Sender::of_http(&remote, &http);
+        let ask =
+            sender.ask(Action::Play, &request.stream, &request.query, if upgrade { "ws-flv" } else { "http-flv" });
         let admission = self.gate.play(&ask).await?;
         let class = request.class.unwrap_or(self.pace.class);
         if !upgrade {
@@ -138,7 +151,7 @@ impl Live {
     }
 }
 
-fn error(status: u16, kind: &str, detail: &str) -> Response {
+pub(crate) fn error(status: u16, kind: &str, detail: &str) -> Response {
     let mut response = Response::builder()
         .status(status)
         .header(header::CONTENT_TYPE, PROBLEM_TYPE)

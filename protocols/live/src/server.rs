@@ -1,6 +1,7 @@
-//! Viewers on the bare socket.
+//! Viewers on the bare socket; pushers are handed on to `wspush`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,13 +9,15 @@ use culvert_formats::flv;
 use culvert_hub::{
     Action, Ask, Attached, Class, Credentials, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, site,
 };
+use culvert_media::StreamName;
 use culvert_net::http1::{Head, PROBLEM_TYPE, problem};
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
 use culvert_net::{Conn, ReadHalf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::request::{Request, claims};
+use crate::request::claims;
+use crate::wspush;
 
 /// What the kernel may hold unsent for a viewer: half a second at 4 Mbit/s. What waits in our own queue instead can
 /// still be skipped.
@@ -35,6 +38,8 @@ pub struct Live {
 pub(crate) struct Sender<'a> {
     pub(crate) remote: SocketAddr,
     pub(crate) secure: bool,
+    /// The request came down the link to this upper of ours.
+    pub(crate) upper: Option<&'a Arc<str>>,
     pub(crate) authorization: Option<&'a str>,
     pub(crate) host: Option<&'a str>,
     pub(crate) origin: Option<&'a str>,
@@ -42,16 +47,30 @@ pub(crate) struct Sender<'a> {
     pub(crate) forwarded: bool,
 }
 
-impl Sender<'_> {
-    pub(crate) fn ask(&self, request: &Request, protocol: &'static str) -> Ask {
+impl<'a> Sender<'a> {
+    /// Of a head on the bare connection.
+    pub(crate) fn of(conn: &Conn, head: &'a Head) -> Sender<'a> {
+        Sender {
+            remote: conn.remote(),
+            secure: conn.is_secure(),
+            upper: None,
+            authorization: head.header("authorization"),
+            host: head.header("host"),
+            origin: head.header("origin"),
+            forwarded: FORWARDED.iter().any(|name| head.header(name).is_some()),
+        }
+    }
+
+    pub(crate) fn ask(&self, action: Action, stream: &StreamName, query: &str, protocol: &'static str) -> Ask {
         Ask {
-            action: Action::Play,
-            stream: request.stream.clone(),
+            action,
+            stream: stream.clone(),
             protocol,
             remote: self.remote,
             secure: self.secure,
-            credentials: Credentials::from_http(self.authorization, &request.query),
+            credentials: Credentials::from_http(self.authorization, query),
             origin: Some(site(self.origin, self.host, self.forwarded)),
+            upper: self.upper.cloned(),
         }
     }
 }
@@ -64,13 +83,17 @@ impl Live {
 
     /// Whether [`Live::serve`] answers this head: a plain `GET` of one of our URLs.
     pub fn takes(head: &Head) -> bool {
-        head.method == "GET" && head.keeps_alive && !head.has_body() && claims(&head.target).is_some()
+        let ours = || claims(&head.target).is_some() || wspush::claims(&head.target).is_some();
+        head.method == "GET" && head.keeps_alive && !head.has_body() && ours()
     }
 
     /// Answers the head that [`Live::takes`] said yes to; it is still unread on the connection. Spawns what outlives
     /// the answer and returns once that is running.
     pub async fn serve(&self, mut conn: Conn, head: Head) {
         conn.consume(head.bytes);
+        if wspush::claims(&head.target).is_some() {
+            return self.serve_push(conn, &head).await;
+        }
         let Some(Ok(request)) = claims(&head.target) else {
             self.gate.hub().figures().count_fault("http", "bad-name");
             tracing::info!(remote = %conn.remote(), protocol = "http", "refused: the path is no stream name");
@@ -79,24 +102,19 @@ impl Live {
         };
         let upgrade = head.lists("connection", "upgrade") && head.lists("upgrade", "websocket");
         let protocol = if upgrade { "ws-flv" } else { "http-flv" };
-        let sender = Sender {
-            remote: conn.remote(),
-            secure: conn.is_secure(),
-            authorization: head.header("authorization"),
-            host: head.header("host"),
-            origin: head.header("origin"),
-            forwarded: FORWARDED.iter().any(|name| head.header(name).is_some()),
-        };
+        let sender = Sender::of(&conn, &head);
         let hello = match (upgrade, head.header("sec-websocket-key")) {
             (false, _) => ok_response(),
-            (true, Some(key)) if head.header("sec-websocket-version") == Some("13") => switching(key),
+            (true, Some(key)) if head.header("sec-websocket-version") == Some("13") => {
+                switching(&ws::accept_key(key), "")
+            }
             (true, _) => {
                 self.gate.hub().figures().count_fault("http", "bad-upgrade");
                 let what = "a WebSocket needs Sec-WebSocket-Key and Sec-WebSocket-Version: 13 (RFC 6455 4.1)";
                 return answer(conn, &error_response(400, "bad-upgrade", what)).await;
             }
         };
-        let ask = sender.ask(&request, protocol);
+        let ask = sender.ask(Action::Play, &request.stream, &request.query, protocol);
         // A viewer that leaves while it waits for a stream must not be held: its end of the connection tells.
         let admitted = tokio::select! {
             admitted = self.gate.play(&ask) => admitted,
@@ -212,7 +230,7 @@ async fn part(mut outlet: Outlet, status: u16, reason: &str) {
     timeout(FAREWELL, words).await.ok();
 }
 
-async fn answer(mut conn: Conn, response: &Bytes) {
+pub(crate) async fn answer(mut conn: Conn, response: &Bytes) {
     let words = async {
         conn.write_all(response).await?;
         conn.shutdown().await
@@ -229,10 +247,10 @@ fn ok_response() -> String {
     )
 }
 
-fn switching(key: &str) -> String {
-    let accept = ws::accept_key(key);
+/// `more` is headers, each with its end of line.
+pub(crate) fn switching(accept: &str, more: &str) -> String {
     format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n{more}\r\n"
     )
 }
 
@@ -240,7 +258,7 @@ fn refusal_response(refusal: &Refusal) -> Bytes {
     error_response(refusal.status(), refusal.kind(), &refusal.to_string())
 }
 
-fn error_response(status: u16, kind: &str, detail: &str) -> Bytes {
+pub(crate) fn error_response(status: u16, kind: &str, detail: &str) -> Bytes {
     let body = problem(status, kind, detail);
     let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Error");
     let challenge = if status == 401 { "WWW-Authenticate: Basic realm=\"culvert\"\r\n" } else { "" };

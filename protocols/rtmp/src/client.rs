@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use culvert_formats::flv::{self, Demux, TagKind, TagWriter};
-use culvert_hub::{End, Next, Publisher, Replaced, Subscriber};
+use culvert_hub::{End, Feed, Next, Publisher, Replaced};
 use culvert_net::{Conn, DialError, ReadHalf, WriteHalf, dial};
 use rustls::ClientConfig;
 use thiserror::Error;
@@ -167,18 +167,6 @@ pub async fn pull(
                 flv::Event::EndOfSequence => {}
             }
         }
-    }
-}
-
-/// Where frames to be pushed come from.
-pub trait Feed: Send {
-    /// The next thing. Cancel safe.
-    fn next(&mut self) -> impl Future<Output = Next> + Send;
-}
-
-impl Feed for Subscriber {
-    async fn next(&mut self) -> Next {
-        Subscriber::next(self).await
     }
 }
 

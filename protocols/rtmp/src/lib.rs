@@ -12,7 +12,7 @@ mod server;
 pub mod session;
 pub mod wire;
 
-pub use client::{ClientError, Feed, pull, push};
+pub use client::{ClientError, pull, push};
 pub use map::Mux;
 pub use server::{Limits, Rtmp};
 pub use wire::Error;

@@ -362,6 +362,7 @@ impl Peer {
             secure: self.secure,
             credentials,
             origin: None,
+            upper: None,
         })
     }
 
