@@ -8,7 +8,9 @@
 pub mod ffmpeg;
 pub mod http;
 pub mod media;
+pub mod nginx;
 pub mod node;
+pub mod pipe;
 pub mod rtmp;
 pub mod view;
 pub mod wait;

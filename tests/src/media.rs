@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use culvert_formats::flv::{Demux, Event, Reader};
-use culvert_hub::{End, Next};
+use culvert_hub::{End, Feed, Next};
 use culvert_media::{Frame, Time, Tracks};
 use culvert_net::tls;
 use culvert_node::camera::{AudioChoice, Clip, VideoChoice};
-use culvert_rtmp::{ClientError, Feed};
+use culvert_rtmp::ClientError;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 

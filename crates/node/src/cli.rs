@@ -54,7 +54,7 @@ pub struct Check {
 /// `culvert camera`.
 #[derive(Args, Debug)]
 pub struct Camera {
-    /// Where to publish: rtmp://HOST/APP/NAME, rtmp://HOST:PORT/APP/NAME or rtmps://..
+    /// Where to publish: rtmp://HOST:PORT/APP/NAME, rtmps://.., ws://HOST:PORT/erwscascade/wspush/NAME?cid=ID or wss://..
     #[arg(value_name = "URL", value_parser = PushUrl::parse)]
     pub url: PushUrl,
     /// H.265 instead of H.264.

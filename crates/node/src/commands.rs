@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use culvert_hub::{Identity, Source};
-use culvert_media::StreamName;
+
+use culvert_live::{Push, PushNews};
+use culvert_media::Cid;
 use culvert_net::tls;
 use tokio::runtime::Runtime;
 
@@ -15,10 +16,13 @@ use crate::Node;
 use crate::camera::{AudioChoice, Camera, Clip, VideoChoice};
 use crate::cli::{self, CameraAudio, Command};
 use crate::config::{self, Config};
+use crate::demo::Demo;
 use crate::logs;
 
 /// How long a step of the camera's connection may take.
 const CAMERA_SILENCE: Duration = Duration::from_secs(10);
+/// The platform that the camera says it is where a URL of a WebSocket does not say another.
+const CAMERA_CID: &str = "camera";
 
 /// A failure with the exit status that it means.
 struct Failed(u8, anyhow::Error);
@@ -90,13 +94,17 @@ fn serve(file: &Option<std::path::PathBuf>, over: &cli::Serve, demo: Option<u16>
     over.apply(&mut config, filter.as_deref()).map_err(|why| Failed(2, anyhow::anyhow!(why)))?;
     let runtime = begin(&config)?;
     let served = runtime.block_on(async {
-        let node = Node::start(&config)?;
         if demo.is_some() {
-            show_demo(&node)?;
-        } else if node.identity.first_start {
+            let demo = Demo::start(&config)?;
+            demo.show()?;
+            let reload = || tracing::info!("a demo reads no configuration");
+            return until_told(reload, demo.drain()).await;
+        }
+        let node = Node::start(&config)?;
+        if node.identity.first_start {
             greet(&node)?;
         }
-        until_told(&node, demo.is_none().then_some((file, over))).await
+        until_told(|| reload(&node, file, over), node.drain()).await
     });
     // A second signal, or a drain that took too long: nothing waits for tasks that are left.
     runtime.shutdown_background();
@@ -112,28 +120,9 @@ fn greet(node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn show_demo(node: &Node) -> anyhow::Result<()> {
-    let name = StreamName::parse("demo/cam1").expect("a constant name in the grammar");
-    let source = Source { protocol: "camera", remote: node.address };
-    let publisher = node.hub.publish(&name, source, Identity::anonymous())?;
-    let clip = Clip::load(VideoChoice::H264, AudioChoice::Aac);
-    tokio::spawn(Camera::new(&clip).run(publisher));
-    let mut out = std::io::stdout();
-    writeln!(out, "A node with a test camera is running. Open in a browser:")?;
-    writeln!(out, "  {}", node.url("http", "/console/"))?;
-    writeln!(out, "or play it with ffplay, VLC or mpv:")?;
-    writeln!(out, "  {}", node.url("http", "/play/demo/cam1.flv"))?;
-    writeln!(out, "  {}", node.url("rtmp", "/demo/cam1"))?;
-    writeln!(out, "Publish a stream of your own, and it appears on the page:")?;
-    writeln!(out, "  ffmpeg -re -i FILE -c copy -f flv {}", node.url("rtmp", "/live/mine"))?;
-    writeln!(out, "Ctrl-C ends it.")?;
-    out.flush()?;
-    Ok(())
-}
-
 /// Serves until the first SIGTERM or Ctrl-C, then drains; a second one ends at once. SIGHUP reads the configuration
 /// again.
-async fn until_told(node: &Node, again: Option<(&Option<std::path::PathBuf>, &cli::Serve)>) -> anyhow::Result<()> {
+async fn until_told(reload: impl Fn(), drain: impl Future<Output = ()>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -142,15 +131,12 @@ async fn until_told(node: &Node, again: Option<(&Option<std::path::PathBuf>, &cl
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => match again {
-                Some((file, over)) => reload(node, file, over),
-                None => tracing::info!("a demo reads no configuration"),
-            },
+            _ = hangup.recv() => reload(),
         }
     }
     tracing::info!("draining; a second signal ends at once");
     tokio::select! {
-        () = node.drain() => {}
+        () = drain => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
@@ -185,11 +171,21 @@ fn film(camera: &cli::Camera) -> Result<(), Failed> {
         let url = camera.url.url();
         let masked = logs::mask_url(url.as_str());
         let trust = tls::client(None)?;
-        let begun = || tracing::info!(url = %masked, "the camera is on air; Ctrl-C ends it");
-        tokio::select! {
-            ended = culvert_rtmp::push(url.as_str(), &trust, CAMERA_SILENCE, &mut feed, begun) => {
-                ended.with_context(|| format!("publishing to {masked}"))
+        let on_air = || tracing::info!(url = %masked, "the camera is on air; Ctrl-C ends it");
+        let sending = async {
+            if matches!(url.scheme(), "ws" | "wss") {
+                let cid = Cid::parse(CAMERA_CID).expect("a constant in the grammar");
+                let push = Push { url, cid: &cid, tls: &trust, silence: CAMERA_SILENCE, on_demand: false };
+                let news = |news| match news {
+                    PushNews::Begun { .. } => on_air(),
+                    PushNews::Resting | PushNews::Resumed => {}
+                };
+                return culvert_live::push(&push, &mut feed, news).await.map_err(anyhow::Error::from);
             }
+            culvert_rtmp::push(url.as_str(), &trust, CAMERA_SILENCE, &mut feed, on_air).await.map_err(Into::into)
+        };
+        tokio::select! {
+            ended = sending => ended.with_context(|| format!("publishing to {masked}")),
             _ = tokio::signal::ctrl_c() => Ok(()),
         }
     });

@@ -40,10 +40,11 @@ impl Http {
 
     /// Serves one connection to its end.
     pub async fn serve(&self, conn: Conn) {
-        let remote = Remote { address: conn.remote(), secure: conn.is_secure() };
+        let remote = Remote { address: conn.remote(), secure: conn.is_secure(), upper: None };
         let router = self.router.clone();
+        let sender = remote.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(remote);
+            request.extensions_mut().insert(sender.clone());
             let router = router.clone();
             async move { Ok::<_, Infallible>(router.oneshot(request.map(Body::new)).await.unwrap_or_else(|e| match e {})) }
         });

@@ -7,9 +7,11 @@
 pub mod api;
 pub mod auth;
 pub mod camera;
+pub mod cascade;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod demo;
 pub mod door;
 mod http;
 pub mod logs;

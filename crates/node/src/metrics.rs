@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use culvert_hub::{Action, Hub};
+use culvert_link::State;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -12,6 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::cascade::Cascade;
 use crate::door::DoorFigures;
 
 /// Renders the figures.
@@ -21,6 +23,15 @@ pub struct Metrics(Registry);
 struct Figures {
     hub: HubHandle,
     door: Arc<DoorFigures>,
+    cascade: CascadeHandle,
+}
+
+struct CascadeHandle(Cascade);
+
+impl fmt::Debug for CascadeHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cascade")
+    }
 }
 
 struct HubHandle(Hub);
@@ -33,9 +44,9 @@ impl fmt::Debug for HubHandle {
 
 impl Metrics {
     /// The figures of this hub and this door.
-    pub fn new(hub: Hub, door: Arc<DoorFigures>) -> Metrics {
+    pub fn new(hub: Hub, door: Arc<DoorFigures>, cascade: Cascade) -> Metrics {
         let mut registry = Registry::with_prefix("culvert");
-        registry.register_collector(Box::new(Figures { hub: HubHandle(hub), door }));
+        registry.register_collector(Box::new(Figures { hub: HubHandle(hub), door, cascade: CascadeHandle(cascade) }));
         Metrics(registry)
     }
 
@@ -108,6 +119,8 @@ impl Collector for Figures {
         let behind = rows().map(|(l, r)| (l, ConstGauge::new(r.2 as f64 / 1e6)));
         family(encoder, ("slowest_viewer_behind_seconds", help, Gauge), behind)?;
 
+        self.encode_links(encoder)?;
+
         let refusals = self.hub.0.figures().refusals();
         let rows = refusals.iter().map(|(a, why, n)| (vec![("action", *a), ("why", *why)], ConstCounter::new(*n)));
         family(encoder, ("refusals", "What was refused at the gate", Counter), rows)?;
@@ -116,5 +129,29 @@ impl Collector for Figures {
         family(encoder, ("peer_faults", "What peers did wrong", Counter), rows)?;
         let rows = self.door.list().map(|(what, n)| (vec![("what", what)], ConstCounter::new(n)));
         family(encoder, ("connections", "What became of connections at the one port", Counter), rows)
+    }
+}
+
+impl Figures {
+    fn encode_links(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        use MetricType::{Counter, Gauge};
+        let peers = self.cascade.0.peers();
+        let (linked, known) = peers.count();
+        let rows = [("linked", linked), ("lost", known.saturating_sub(linked))];
+        let rows = rows.map(|(state, n)| (vec![("state", state)], ConstGauge::new(n as i64)));
+        family(encoder, ("peers", "Platforms below that are or were linked", Gauge), rows)?;
+        let faults = peers.faults();
+        let rows = faults.iter().map(|(what, n)| (vec![("what", *what)], ConstCounter::new(*n)));
+        family(encoder, ("peer_failures", "What went wrong with platforms below", Counter), rows)?;
+        let uppers = self.cascade.0.uppers();
+        let rows = || uppers.iter().map(|upper| (vec![("upper", upper.url.as_str())], upper));
+        let linked = rows().map(|(l, u)| (l, ConstGauge::new(i64::from(u.state == State::Linked))));
+        family(encoder, ("upper_linked", "Whether the link to an upper is there", Gauge), linked)?;
+        let links = rows().map(|(l, u)| (l, ConstCounter::new(u.links)));
+        family(encoder, ("upper_links", "Links that were made to an upper", Counter), links)?;
+        let sent = rows().filter_map(|(l, u)| Some((l, ConstGauge::new(u.figures?.sent_bytes as i64))));
+        family(encoder, ("upper_sent_bytes", "Bytes sent on the link that there is", Gauge), sent)?;
+        let round_trip = rows().filter_map(|(l, u)| Some((l, ConstGauge::new(u.figures?.round_trip?.as_secs_f64()))));
+        family(encoder, ("upper_round_trip_seconds", "Of the last ping on the link", Gauge), round_trip)
     }
 }

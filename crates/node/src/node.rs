@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::auth::{Guard, Rules};
+use crate::cascade::{self, Cascade, Demands};
 use crate::config::{Config, FanOutClass, NodeIdentity, Tls};
 use crate::door::{Door, DoorFigures};
 use crate::http::Http;
@@ -36,6 +37,8 @@ pub struct Node {
     pub secure: bool,
     /// Its streams.
     pub hub: Hub,
+    /// Its links to uppers and from lowers.
+    pub cascade: Cascade,
     guard: Arc<Guard>,
     ready: Arc<AtomicBool>,
     stop: CancellationToken,
@@ -52,24 +55,35 @@ impl Node {
         let handshake = config.limits.handshake_timeout.get();
         let dial = tls::client(None)?;
         let pulls = Pulls::new(hub.clone(), config.pull.clone(), dial.clone(), silence, stop.clone());
-        let pushes = Pushes::new(hub.clone(), &config.push, dial, silence, stop.clone());
-        let gate = Gate::new(hub.clone(), guard.clone(), Arc::new(pulls.clone()));
+        let pushes = Pushes::new(hub.clone(), identity.cid.clone(), dial, silence, stop.clone());
+        let links = config.limits.links.get().min(descriptors() / 10 * 7);
+        let parts = cascade::Parts::new(config, &identity, &hub, links, &stop);
+        let demands = Demands { pulls: pulls.clone(), relays: parts.relays.clone() };
+        let gate = Gate::new(hub.clone(), guard.clone(), Arc::new(demands));
+        let cascade = Cascade::new(config, &identity, parts, guard.clone(), hub.clone(), pulls.clone())?;
         let protocols = Protocols::new(&gate, pace, culvert_rtmp::Limits { handshake, silence });
         let figures = Arc::new(DoorFigures::default());
         let ready = Arc::new(AtomicBool::new(true));
         let shown = Arc::new(config.masked_json());
-        let api =
-            Api { guard: guard.clone(), hub: hub.clone(), pulls: pulls.clone(), pushes: pushes.clone(), config: shown };
-        let router = protocols.live.router().merge(api::router(api)).merge(pages::router(
-            guard.clone(),
-            Metrics::new(hub.clone(), figures.clone()),
-            ready.clone(),
-        ));
+        let api = Api {
+            guard: guard.clone(),
+            hub: hub.clone(),
+            pulls: pulls.clone(),
+            pushes: pushes.clone(),
+            cascade: cascade.clone(),
+            config: shown,
+        };
+        let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone());
+        let router = protocols.live.router().merge(api::router(api)).merge(cascade.router(gate.clone()));
+        let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));
+        let router = cascade.in_front_of(protocols.live.in_front_of(router));
+        let inside = router.clone();
         let http = Http::new(router, handshake, stop.clone());
         let certificate = server_tls(config)?;
         let secure = certificate.is_some();
         let per_ip = config.limits.per_ip_handshakes.get();
-        let door = Door::new(certificate, handshake, per_ip, descriptors() / 5, protocols, http, figures);
+        let door =
+            Door::new(certificate, handshake, per_ip, descriptors() / 5, protocols, cascade.clone(), http, figures);
 
         let listener = bind(config.listen)?;
         let address = listener.local_addr()?;
@@ -81,10 +95,11 @@ impl Node {
             let (door, stop) = (door.clone(), stop.clone());
             tokio::spawn(async move { door.run(listener, stop).await });
         }
+        cascade.dial(&inside, &stop);
         pulls.start_always();
-        pushes.start();
+        pushes.start_configured(&config.push);
         tracing::info!(%address, secure, cid = %identity.cid.as_str(), "serving");
-        Ok(Node { identity, address, secure, hub, guard, ready, stop })
+        Ok(Node { identity, address, secure, hub, cascade, guard, ready, stop })
     }
 
     /// The URL of a path on this node, as somebody on this machine would write it.
@@ -107,7 +122,12 @@ impl Node {
         self.ready.store(false, Ordering::Relaxed);
         self.stop.cancel();
         self.hub.drain();
-        if timeout(DRAIN, self.hub.drained()).await.is_err() {
+        self.cascade.peers().drain();
+        let gone = async {
+            self.hub.drained().await;
+            self.cascade.peers().drained().await;
+        };
+        if timeout(DRAIN, gone).await.is_err() {
             tracing::warn!(seconds = DRAIN.as_secs(), "some peers did not go in time");
         }
     }
@@ -153,19 +173,20 @@ fn pace(config: &Config) -> Pace {
 fn server_tls(config: &Config) -> anyhow::Result<Option<Arc<ServerConfig>>> {
     let (cert, key) = match &config.tls {
         None => return Ok(None),
-        Some(Tls::Files { cert, key }) => (cert.clone(), key.clone()),
-        Some(Tls::SelfSigned) => {
+        Some(Tls::Files { cert, key, .. }) => (cert.clone(), key.clone()),
+        Some(Tls::SelfSigned { .. }) => {
             let names = ["localhost".to_string(), "127.0.0.1".to_string(), "::1".to_string()];
             tls::self_signed(&config.node.data_dir, &names)?
         }
     };
     let files = tls::Files::load(&cert, &key)?;
-    Ok(Some(tls::server(Arc::new(files))?))
+    let client_ca = config.tls.as_ref().and_then(Tls::client_ca);
+    Ok(Some(tls::server(Arc::new(files), client_ca)?))
 }
 
 /// Whether the certificate's files can be used. Makes nothing.
 pub(crate) fn check_tls(config: &Config) -> anyhow::Result<()> {
-    if let Some(Tls::Files { cert, key }) = &config.tls {
+    if let Some(Tls::Files { cert, key, .. }) = &config.tls {
         tls::Files::load(cert, key)?;
     }
     Ok(())

@@ -11,27 +11,30 @@ use culvert_hub::{Credentials, FORWARDED, site};
 use culvert_live::Remote;
 
 use super::Problem;
-use crate::auth::{Action, Guard, Identity, Resource};
+use crate::auth::{Action, Guard, Identity, Resource, Shown};
 
 /// What a request shows of its sender.
-pub(super) struct Caller {
-    pub(super) remote: SocketAddr,
-    credentials: Credentials,
-    site: String,
+pub(crate) struct Caller {
+    pub(crate) remote: SocketAddr,
+    pub(crate) credentials: Credentials,
+    pub(crate) site: String,
+    /// The upper of ours that sent the request down its link.
+    pub(crate) upper: Option<Arc<str>>,
 }
 
 impl Caller {
     fn of(parts: &Parts) -> Option<Caller> {
-        let remote = parts.extensions.get::<Remote>()?.address;
+        let remote = parts.extensions.get::<Remote>()?;
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let query = parts.uri.query().unwrap_or_default();
         let host = text(HOST).or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
         let forwarded =
             parts.version == Version::HTTP_10 || FORWARDED.iter().any(|name| parts.headers.contains_key(*name));
         Some(Caller {
-            remote,
+            remote: remote.address,
             credentials: Credentials::from_http(text(AUTHORIZATION), query),
             site: site(text(ORIGIN), host, forwarded),
+            upper: remote.upper.clone(),
         })
     }
 }
@@ -45,9 +48,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 }
 
 impl Guard {
-    pub(super) fn may(&self, caller: &Caller, action: Action, about: Resource<'_>) -> Result<Identity, Problem> {
-        let site = caller.site.as_str();
-        Ok(self.check(caller.remote.ip(), &caller.credentials, Some(site), action, about)?)
+    pub(crate) fn may(&self, caller: &Caller, action: Action, about: Resource<'_>) -> Result<Identity, Problem> {
+        let shown = Shown {
+            remote: caller.remote.ip(),
+            credentials: &caller.credentials,
+            origin: Some(&caller.site),
+            upper: caller.upper.as_ref(),
+        };
+        Ok(self.check(&shown, action, about)?)
     }
 }
 

@@ -7,7 +7,7 @@ use culvert_hub::{Action, Hub, SessionFigures, StreamInfo, parameter};
 use culvert_media::{Detail, Time, Track};
 use serde_json::{Value, json};
 
-use crate::relays::RelayInfo;
+use crate::relays::{PushInfo, RelayInfo};
 
 /// Most items of one answer.
 const ITEMS: usize = 1000;
@@ -90,6 +90,13 @@ pub(super) fn stream(hub: &Hub, info: &StreamInfo) -> Value {
         "key_interval_ms": info.key_interval.map(|d| d.as_millis() as u64),
         "cached_bytes": info.cached_bytes,
         "packagings": info.packagings,
+        "upstream": info.upstream.map(|left| json!({
+            "disposable_frames": left.disposable,
+            "frames": left.frames,
+            "bytes": left.bytes,
+            "keys_only": left.keys_only,
+            "queued_ms": left.queued_ms,
+        })),
     })
 }
 
@@ -121,6 +128,14 @@ pub(super) fn relay(info: &RelayInfo) -> Value {
         "error": info.error,
         "attempts": info.attempts,
     })
+}
+
+pub(super) fn push(info: &PushInfo) -> Value {
+    let mut shown = relay(&info.relay);
+    shown["id"] = info.id.into();
+    shown["configured"] = info.configured.into();
+    shown["retry"] = info.retry.to_string().into();
+    shown
 }
 
 #[cfg(test)]

@@ -2,24 +2,28 @@
 //! (RFC 9457). The console is a client of this and of nothing else.
 
 mod caller;
+mod events;
 mod lists;
+mod peers;
+mod pushes;
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{FromRequestParts, Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::{Router, http};
-use culvert_hub::{Hub, Refusal};
+use culvert_hub::{Hub, Refusal, parameter};
 use culvert_media::StreamName;
 use culvert_net::http1::{PROBLEM_TYPE, problem};
 use serde_json::{Value, json};
 
-use self::caller::Caller;
+pub(crate) use self::caller::Caller;
 pub use self::caller::MayReadMetrics;
 use self::lists::{Page, page, relay, session, stream};
 use crate::auth::{Action, Guard, Resource};
+use crate::cascade::Cascade;
 use crate::relays::{Pulls, Pushes};
 
 /// What the API shows.
@@ -33,11 +37,14 @@ pub struct Api {
     pub pulls: Pulls,
     /// Streams sent elsewhere.
     pub pushes: Pushes,
+    /// Links to uppers and from lowers.
+    pub cascade: Cascade,
     /// The configuration in force, masked.
     pub config: Arc<Value>,
 }
 
 /// An error as the caller sees it.
+#[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
     kind: &'static str,
@@ -45,6 +52,11 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// The request cannot be understood; the detail says what would be right.
+    pub(crate) fn bad(kind: &'static str, detail: String) -> Problem {
+        Problem { status: StatusCode::BAD_REQUEST, kind, detail }
+    }
+
     fn not_found(detail: String) -> Problem {
         Problem { status: StatusCode::NOT_FOUND, kind: "not-found", detail }
     }
@@ -77,7 +89,12 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/sessions", get(sessions))
         .route("/api/v1/sessions/{id}", get(one_session).delete(close_session))
         .route("/api/v1/pulls", get(pulls))
-        .route("/api/v1/pushes", get(pushes))
+        .route("/api/v1/pushes", get(pushes::list).post(pushes::start))
+        .route("/api/v1/pushes/{id}", get(pushes::one).delete(pushes::stop))
+        .route("/api/v1/peers", get(peers::list))
+        .route("/api/v1/peers/{cid}", get(peers::one))
+        .route("/api/v1/uppers", get(peers::uppers))
+        .route("/api/v1/events", get(events::stream))
         .route("/api/v1/config", get(config))
         .fallback(unknown)
         .with_state(api)
@@ -98,13 +115,15 @@ impl<S: Sync> FromRequestParts<S> for At {
 type Answer = Result<Json<Value>, Problem>;
 
 async fn unknown() -> Problem {
-    let what =
-        "nothing is here; the API is /api/v1/streams, /sessions, /pulls, /pushes and /config, the page /console/";
+    let what = "nothing is here; the API is /api/v1/streams, /sessions, /peers, /uppers, /pulls, /pushes, /events and /config, the page /console/";
     Problem::not_found(what.into())
 }
 
-async fn streams(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
+async fn streams(State(api): State<Api>, caller: Caller, At(at): At, RawQuery(query): RawQuery) -> Answer {
     api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
+    if let Some(cid) = parameter(query.as_deref().unwrap_or_default(), "peer") {
+        return peers::streams(&api, &at, &cid);
+    }
     Ok(page(&at, api.hub.list(), |s| s.name.to_string(), |s| stream(&api.hub, s)))
 }
 
@@ -161,12 +180,6 @@ async fn close_session(State(api): State<Api>, caller: Caller, Path(id): Path<St
 async fn pulls(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
     api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
     Ok(page(&at, api.pulls.list(), |p| p.stream.clone(), relay))
-}
-
-async fn pushes(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
-    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
-    // A stream may be pushed to several targets.
-    Ok(page(&at, api.pushes.list(), |p| format!("{} {}", p.stream, p.url), relay))
 }
 
 async fn config(State(api): State<Api>, caller: Caller) -> Answer {

@@ -5,11 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use culvert_hub::{Ask, BoxFuture, Credentials, Grant, Policy, Refusal};
+use culvert_media::Cid;
 use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::failures::Failures;
-use super::{Action, Hash, Identity, Resource, Rules, authorize, identify, wrong_token};
+use super::{Action, Dialler, Hash, Identity, Resource, Rules, authorize, identify, wrong_token};
+
+/// What somebody shows of himself.
+pub struct Shown<'a> {
+    /// The address that he comes from.
+    pub remote: IpAddr,
+    /// Token or password.
+    pub credentials: &'a Credentials,
+    /// The web site on whose behalf he asks, where he speaks HTTP: see [`Ask::origin`].
+    pub origin: Option<&'a str>,
+    /// The upper of ours that sent the request down its link: then nothing else counts.
+    pub upper: Option<&'a Arc<str>>,
+}
 
 /// Decides for the whole node. The rules can be exchanged while it runs.
 pub struct Guard {
@@ -28,19 +41,15 @@ impl Guard {
         self.rules.store(Arc::new(rules));
     }
 
-    /// Who this is, and that they may do this. `origin` is the `Origin` header, where the peer speaks HTTP and has one.
-    /// Never waits: a refusal costs its peer a place in the bucket of its address and this node next to nothing.
-    pub fn check(
-        &self,
-        remote: IpAddr,
-        credentials: &Credentials,
-        origin: Option<&str>,
-        action: Action,
-        resource: Resource<'_>,
-    ) -> Result<Identity, Refusal> {
+    /// Who this is, and that they may do this. Never waits: a refusal costs its peer a place in the bucket of its address
+    /// and this node next to nothing.
+    pub fn check(&self, shown: &Shown<'_>, action: Action, resource: Resource<'_>) -> Result<Identity, Refusal> {
         let rules = self.rules.load();
-        let identity = self.identify(&rules, remote, credentials)?;
-        if let (Identity::Loopback, Some(origin)) = (&identity, origin)
+        let identity = match shown.upper {
+            Some(upper) => Identity::Upper(upper.clone()),
+            None => self.identify(&rules, shown.remote, shown.credentials)?,
+        };
+        if let (Identity::Loopback, Some(origin)) = (&identity, shown.origin)
             && !is_own_page(origin)
         {
             // security.md S11: any page in a browser on this machine comes from loopback.
@@ -50,6 +59,22 @@ impl Guard {
         }
         authorize(&rules, &identity, action, resource)?;
         Ok(identity)
+    }
+
+    /// Whether somebody may link to this node as the platform `cid`. Never waits, as [`Guard::check`].
+    pub fn admit_link(&self, dialler: &Dialler<'_>, cid: &Cid) -> Result<(), Refusal> {
+        if dialler.has_origin {
+            // security.md S11: a page in somebody's browser must not become a platform.
+            return Err(Refusal::Forbidden(
+                "a link is not made by web pages: this request has an Origin header".into(),
+            ));
+        }
+        let rules = self.rules.load();
+        let owner = match &dialler.credentials.secret {
+            Some(_) => Some(self.identify(&rules, dialler.remote, dialler.credentials)?),
+            None => None,
+        };
+        rules.admit_link(owner, dialler, is_own_page(dialler.site), cid)
     }
 
     fn identify(&self, rules: &Rules, remote: IpAddr, credentials: &Credentials) -> Result<Identity, Refusal> {
@@ -65,6 +90,8 @@ impl Guard {
         match owner {
             // 256 random bits cannot be guessed, so the admin is never locked out by a neighbour who tries.
             Some(Identity::Admin) => Ok(Identity::Admin),
+            // Nor are the lowers of a site whose address others spoil; their tokens are made, not chosen.
+            Some(lower @ Identity::Lower(_)) => Ok(lower),
             // A user's token may be a word that people chose: while the bucket is empty, a right one is let in only
             // if it was right from there before.
             Some(user) if may_try || failures.was_right(remote, token) => {
@@ -89,7 +116,13 @@ impl Policy for Guard {
             culvert_hub::Action::Play => Action::Play,
         };
         let stream = Resource::Stream(&ask.stream);
-        let verdict = self.check(ask.remote.ip(), &ask.credentials, ask.origin.as_deref(), action, stream);
+        let shown = Shown {
+            remote: ask.remote.ip(),
+            credentials: &ask.credentials,
+            origin: ask.origin.as_deref(),
+            upper: ask.upper.as_ref(),
+        };
+        let verdict = self.check(&shown, action, stream);
         let wait = self.rules.load().wait_for_stream;
         let grant = verdict.map(|identity| Grant { identity: (&identity).into(), wait });
         Box::pin(std::future::ready(grant))

@@ -1,11 +1,13 @@
-//! Who somebody is and what they may do: [`identify`] and [`authorize`], both pure and the same for every protocol, and
-//! [`Guard`], which asks them for the whole node.
+//! Who somebody is and what they may do: [`identify`] and [`authorize`], both pure and the same for every protocol,
+//! [`Rules::admit_link`] for platforms below, and [`Guard`], which asks them for the whole node.
 //!
 //! It does not know what a protocol calls a refusal, nor where a credential stood; the doors find both.
 
 mod failures;
 mod guard;
+mod links;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,9 +18,10 @@ use culvert_hub::{Credentials, Refusal};
 use culvert_media::StreamName;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-pub use self::guard::Guard;
+pub use self::guard::{Guard, Shown};
+pub use self::links::Dialler;
 pub use crate::config::Action;
-use crate::config::{AdminToken, Config, Permission};
+use crate::config::{AdminToken, CidPattern, Config, Permission};
 
 /// Who somebody is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -31,6 +34,10 @@ pub enum Identity {
     Admin,
     /// One of `auth.users`, by its token.
     User(Arc<str>),
+    /// An upper of ours, through the link to it. What it may call was decided by `cascade.allow` before the router.
+    Upper(Arc<str>),
+    /// A platform below, by a token of `cascade.lowers.admit`, which is for these ids.
+    Lower(Arc<[CidPattern]>),
 }
 
 impl From<&Identity> for culvert_hub::Identity {
@@ -42,6 +49,9 @@ impl From<&Identity> for culvert_hub::Identity {
             Identity::Admin => culvert_hub::Identity::proven("admin"),
             // With a prefix, so that a user called admin is not the admin.
             Identity::User(name) => culvert_hub::Identity::proven(&format!("user:{name}")),
+            Identity::Upper(name) => culvert_hub::Identity::proven(&format!("upper:{name}")),
+            // Whoever may have an id may take over its streams, as he may take over its link.
+            Identity::Lower(cids) => culvert_hub::Identity::proven(&format!("lower:{}", joined(cids))),
         }
     }
 }
@@ -72,6 +82,9 @@ pub struct Rules {
     open_to_loopback: bool,
     anonymous: Permission,
     users: Arc<[Known]>,
+    lowers: Arc<[Lower]>,
+    /// The ids for which `cascade.lowers.admit` has rows without a token.
+    by_certificate: Arc<[CidPattern]>,
     wait_for_stream: Duration,
 }
 
@@ -82,15 +95,33 @@ struct Known {
     permission: Permission,
 }
 
-/// The SHA-256 of a secret. `Debug` does not show it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Hash([u8; 32]);
+/// A token of `cascade.lowers.admit`, once, with the ids of all of its rows.
+#[derive(Clone, Debug)]
+struct Lower {
+    token: Hash,
+    cids: Arc<[CidPattern]>,
+}
+
+/// The SHA-256 of a secret. `Debug` does not show it. In words: with thousands of tokens, comparing byte by byte would
+/// be most of what it costs to let a platform in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Hash([u64; 4]);
 
 impl Hash {
     fn of(secret: &str) -> Hash {
         let mut hash = [0; 32];
         hash.copy_from_slice(digest(&SHA256, secret.as_bytes()).as_ref());
-        Hash(hash)
+        Hash::from(hash)
+    }
+}
+
+impl From<[u8; 32]> for Hash {
+    fn from(bytes: [u8; 32]) -> Hash {
+        let mut words = [0; 4];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+            *word = u64::from_be_bytes(*bytes);
+        }
+        Hash(words)
     }
 }
 
@@ -106,23 +137,35 @@ impl Rules {
         let auth = config.auth.clone().unwrap_or_default();
         let users = auth.users.into_iter().map(|user| Known {
             name: user.name.as_str().into(),
-            token: Hash(user.token_sha256.0),
+            token: user.token_sha256.0.into(),
             permission: Permission { allow: user.allow, streams: user.streams },
         });
+        let mut lowers: BTreeMap<Hash, Vec<CidPattern>> = BTreeMap::new();
+        let mut by_certificate = Vec::new();
+        for row in &config.cascade.lowers.admit {
+            match row.token_sha256 {
+                Some(token) => lowers.entry(token.0.into()).or_default().push(row.cid.clone()),
+                None => by_certificate.push(row.cid.clone()),
+            }
+        }
         Rules {
             admin: Hash::of(admin.reveal()),
             open_to_loopback: config.auth.is_none(),
             anonymous: auth.anonymous.unwrap_or_default(),
             users: users.collect(),
+            lowers: lowers.into_iter().map(|(token, cids)| Lower { token, cids: cids.into() }).collect(),
+            by_certificate: by_certificate.into(),
             wait_for_stream: config.limits.wait_for_stream.get(),
         }
     }
 
     /// Whose token this is. The time it takes does not depend on whose (security.md S30).
     fn owner(&self, token: &Hash) -> Option<Identity> {
-        // 0 is nobody, 1 the admin, 2 and up the users.
+        // 0 is nobody, 1 the admin, 2 and up the users and behind them the platforms below.
         let mut owner = 0_u64;
-        let hashes = std::iter::once(&self.admin).chain(self.users.iter().map(|user| &user.token));
+        let users = self.users.iter().map(|user| &user.token);
+        let lowers = self.lowers.iter().map(|lower| &lower.token);
+        let hashes = std::iter::once(&self.admin).chain(users).chain(lowers);
         for (index, hash) in (1_u64..).zip(hashes) {
             let same: Choice = hash.0.ct_eq(&token.0);
             // Of two that are the same the first counts: a user with the admin's token does not lock the admin out.
@@ -133,8 +176,14 @@ impl Rules {
             0 => None,
             1 => Some(Identity::Admin),
             index => {
-                let user = usize::try_from(index - 2).ok().and_then(|index| self.users.get(index));
-                user.map(|user| Identity::User(user.name.clone()))
+                let index = usize::try_from(index - 2).ok()?;
+                match self.users.get(index) {
+                    Some(user) => Some(Identity::User(user.name.clone())),
+                    None => {
+                        let lower = self.lowers.get(index.checked_sub(self.users.len())?)?;
+                        Some(Identity::Lower(lower.cids.clone()))
+                    }
+                }
             }
         }
     }
@@ -192,7 +241,36 @@ pub fn authorize(rules: &Rules, identity: &Identity, action: Action, resource: R
             };
             Err(Refusal::Forbidden(why))
         }
+        Identity::Upper(name) => match action {
+            Action::Play | Action::ReadApi | Action::ChangeApi | Action::Metrics | Action::Peer => Ok(()),
+            Action::Publish => {
+                Err(Refusal::Forbidden(format!("{name} is an upper of this node; it may not publish here")))
+            }
+        },
+        Identity::Lower(cids) => {
+            let own = match resource {
+                Resource::Stream(name) => cids.iter().any(|cid| cid.ends(name)),
+                Resource::Node => false,
+            };
+            if own && action == Action::Publish {
+                return Ok(());
+            }
+            let cids = joined(cids);
+            Err(Refusal::Forbidden(format!(
+                "this token is for the platform {cids}: with it one may link, and publish streams whose names end in \
+                 -{cids}; this is {what} of {resource}"
+            )))
+        }
     }
+}
+
+/// The ids of a platform's token, for people.
+fn joined(cids: &[CidPattern]) -> String {
+    /// More would hide the sentence around them.
+    const MOST: usize = 5;
+    let shown: Vec<&str> = cids.iter().take(MOST).map(CidPattern::as_str).collect();
+    let more = if cids.len() > MOST { " or .." } else { "" };
+    format!("{}{more}", shown.join(" or "))
 }
 
 fn allows(permission: &Permission, action: Action, resource: Resource<'_>) -> bool {

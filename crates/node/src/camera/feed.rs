@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use culvert_hub::{Next, Publisher};
-use culvert_rtmp::Feed;
+use culvert_hub::{Feed, Next, Publisher};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Clip, Frames};

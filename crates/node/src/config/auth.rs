@@ -128,11 +128,14 @@ pub enum Action {
     ChangeApi,
     /// Read `/metrics`.
     Metrics,
+    /// Call and see the platforms below.
+    Peer,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Action; 5] = [Action::Publish, Action::Play, Action::ReadApi, Action::ChangeApi, Action::Metrics];
+    pub const ALL: [Action; 6] =
+        [Action::Publish, Action::Play, Action::ReadApi, Action::ChangeApi, Action::Metrics, Action::Peer];
 
     /// The word in the configuration.
     pub const fn name(self) -> &'static str {
@@ -142,6 +145,7 @@ impl Action {
             Action::ReadApi => "read-api",
             Action::ChangeApi => "change-api",
             Action::Metrics => "metrics",
+            Action::Peer => "peer",
         }
     }
 }

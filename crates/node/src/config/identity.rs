@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use culvert_media::Cid;
 use thiserror::Error;
 
-use super::node::{Cid, Node};
+use super::node::Node;
 
 /// Who this node is, once it runs.
 #[derive(Clone, Debug)]
@@ -116,7 +117,7 @@ fn kept_cid(path: &Path) -> Result<Cid, IdentityError> {
         Some(mut file) => Cid::parse(text(&mut file, path)?.trim())
             .map_err(|why| wrong(format!("{why}; delete the file to get a new one, or set node.cid"))),
         None => {
-            let cid = Cid::parse(&random_uuid()?).map_err(wrong)?;
+            let cid = Cid::parse(&random_uuid()?).map_err(|why| wrong(why.to_string()))?;
             keep(path, cid.as_str(), 0o644)?;
             Ok(cid)
         }
@@ -286,6 +287,9 @@ mod tests {
         assert!(refused.contains("delete the file"), "{refused}");
         fs::write(folder.path().join("data/cid"), "").unwrap();
         let refused = NodeIdentity::load_or_make(&node(folder.path())).unwrap_err().to_string();
-        assert!(refused.contains("no platform id"), "{refused}");
+        assert!(
+            refused.contains("a platform id has 1 to 64 characters") && refused.contains("delete the file"),
+            "{refused}"
+        );
     }
 }

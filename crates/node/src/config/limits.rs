@@ -10,6 +10,10 @@ use super::values::{Count, Period, Size, or_default};
 pub struct Limits {
     /// Most nodes linked from below at once (security.md S31).
     pub links: Count<0, 1_000_000>,
+    /// Most requests that go down one link at once, relays included (S31).
+    pub peer_requests: Count<1, 100_000>,
+    /// Most bytes in the body of a request that goes down a link; relays and upgraded connections have no such bound.
+    pub peer_body: Size<1024, { 1 << 40 }>,
     /// Most viewers at once, of all streams and protocols.
     pub viewers: Count<0, 1_000_000>,
     /// Most publishers at once, pulls included.
@@ -35,6 +39,8 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             links: Count::new(20_000),
+            peer_requests: Count::new(256),
+            peer_body: Size::from_bytes(1 << 30),
             viewers: Count::new(20_000),
             publishers: Count::new(20_000),
             per_ip_handshakes: Count::new(64),

@@ -4,6 +4,7 @@
 //! It says what is wanted; nothing here opens a port or a file other than the configuration's own and `data_dir`'s.
 
 mod auth;
+mod cascade;
 mod glob;
 mod identity;
 mod limits;
@@ -17,15 +18,20 @@ mod values;
 
 use std::net::SocketAddr;
 
+pub use culvert_media::Cid;
 use serde::{Deserialize, Serialize};
 
 pub use self::auth::{Action, Auth, Permission, TokenHash, User};
+pub use self::cascade::{
+    Admit, Allow, AllowRule, Cascade, CidPattern, Lowers, Pin, ProxyUrl, RelayTimes, Secret, TargetName, TargetUrl,
+    Upper, UpperUrl, Uppers,
+};
 pub use self::glob::Glob;
 pub use self::identity::{AdminToken, IdentityError, NodeIdentity};
 pub use self::limits::{GopCache, Limits};
-pub use self::node::{Cid, Label, Node};
+pub use self::node::{Label, Node};
 pub use self::overlay::{environment, overlay};
-pub use self::pull::{OnDemandTable, Pull, Push, Retry};
+pub use self::pull::{OnDemandTable, Pull, Push, PushTarget, Retry};
 pub use self::read::{DEFAULT_FILE, Fault, load, parse};
 pub use self::tls::Tls;
 pub use self::urls::{OnDemand, PullTemplate, PullUrl, PushUrl};
@@ -48,6 +54,9 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Who may do what. Default: this machine all, others nothing without the admin token.
     pub auth: Option<Auth>,
+    /// The nodes above and below.
+    #[serde(deserialize_with = "or_default")]
+    pub cascade: Cascade,
     /// Streams fetched from elsewhere.
     #[serde(deserialize_with = "or_default")]
     pub pull: Pull,
@@ -75,6 +84,7 @@ impl Default for Config {
             node: Node::default(),
             tls: None,
             auth: None,
+            cascade: Cascade::default(),
             pull: Pull::default(),
             push: Push::default(),
             rtmp: Rtmp::default(),
@@ -86,7 +96,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What is in force, with secrets masked: token hashes, and users, passwords and secret query values of URLs.
+    /// What is in force, with secrets masked: tokens and their hashes, and users, passwords and secret query values of URLs.
     pub fn masked_json(&self) -> serde_json::Value {
         let mut value = serde_json::to_value(self).expect("all keys are text and all values finite");
         mask(&mut value);
@@ -103,7 +113,7 @@ fn mask(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(rows) => {
             for (key, value) in rows {
-                if key == "token_sha256" {
+                if matches!(key.as_str(), "token" | "token_sha256") && !value.is_null() {
                     *value = MASK.into();
                 } else {
                     mask(value);

@@ -4,15 +4,17 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use culvert_media::Cid;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::values::{FromText, leaf_by_text, shown};
+use super::values::{FromText, leaf_by_text, optional_leaf, optional_shown, shown};
 
 /// The section `node`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section of keys and values")]
 pub struct Node {
     /// The platform id by which other nodes know this one. Default: a UUID, made once and kept in `data_dir`.
+    #[serde(deserialize_with = "optional_leaf", serialize_with = "optional_shown")]
     pub cid: Option<Cid>,
     /// A name for people. Default: the cid.
     pub name: Option<Label>,
@@ -34,38 +36,9 @@ impl Default for Node {
     }
 }
 
-/// A platform id: 1 to 64 of `[A-Za-z0-9._~-]`, so that it can end a stream name and stand in a path; not `.` or `..`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Cid(Arc<str>);
-
-impl Cid {
-    /// Most bytes: a stream name has at most 255 and carries one cid per level.
-    pub const MAX_BYTES: usize = 64;
-
-    /// Checks the grammar; the fault is a sentence.
-    pub fn parse(text: &str) -> Result<Cid, String> {
-        let bad = |why: &str| Err(format!("{} is no platform id: {why}", shown(text)));
-        if text.is_empty() || text.len() > Self::MAX_BYTES {
-            return bad("it has 1 to 64 characters");
-        }
-        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._~-".contains(&b)) {
-            return bad("it is made of A-Z a-z 0-9 . _ ~ -");
-        }
-        if text == "." || text == ".." {
-            return bad("it would be a step in a path");
-        }
-        Ok(Cid(text.into()))
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl FromText for Cid {
     fn from_text(text: &str) -> Result<Cid, String> {
-        Cid::parse(text)
+        Cid::parse(text).map_err(|why| format!("{}: {why}", shown(text)))
     }
 }
 
@@ -91,27 +64,22 @@ impl FromText for Label {
         Ok(Label(text.into()))
     }
 }
-leaf_by_text!(Cid, Label);
+leaf_by_text!(Label);
 
-macro_rules! plain_text {
-    ($($name:ident),+) => {$(
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.serialize_str(&self.0)
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(&self.0, f)
-            }
-        }
-    )+};
+impl Serialize for Label {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
+    }
 }
-plain_text!(Cid, Label);
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}

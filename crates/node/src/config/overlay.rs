@@ -12,7 +12,7 @@ use std::ffi::OsString;
 
 use serde_json::Value;
 
-use super::read::{Wrong, document};
+use super::read::{Wrong, document, whole};
 use super::{Config, Fault};
 
 const PREFIX: &str = "CULVERT_";
@@ -70,7 +70,7 @@ fn is_ours(name: &str) -> bool {
 
 /// JSON is YAML: by way of text the faults are in the same words as those of the file.
 fn read(value: &Value) -> Result<Config, String> {
-    document::<Config>(&value.to_string()).map_err(|wrong| wrong.sentence)
+    whole(&value.to_string()).map_err(|wrong| wrong.sentence)
 }
 
 fn lay(config: &mut Value, name: &str, text: &str) -> Result<(), Fault> {

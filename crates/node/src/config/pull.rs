@@ -5,6 +5,8 @@ use std::fmt;
 use std::hash::Hash;
 
 use culvert_media::StreamName;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::glob::Glob;
@@ -62,7 +64,7 @@ impl<'de> Deserialize<'de> for OnDemandTable {
             if needs > has {
                 let why =
                     format!("the URL for {} has ${needs}, but the pattern has only {has} of * and **", row.streams);
-                return Err(serde::de::Error::custom(why));
+                return Err(de::Error::custom(why));
             }
         }
         rows.sort_by_key(|row| (std::cmp::Reverse(row.streams.literal_bytes()), row.streams.wildcards()));
@@ -84,7 +86,58 @@ pub struct Push {
     pub retry: Retry,
     /// Streams that are sent while they are published, by name.
     #[serde(with = "streams")]
-    pub list: BTreeMap<StreamName, PushUrl>,
+    pub list: BTreeMap<StreamName, PushTarget>,
+}
+
+/// One of `push.list`: just a URL, or a section with `url` and `on_demand`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PushTarget {
+    /// Where it is sent.
+    pub url: PushUrl,
+    /// Whether only while somebody watches there. Default: always.
+    pub on_demand: bool,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields, expecting = "a section of keys and values")]
+struct TargetKeys {
+    url: PushUrl,
+    #[serde(default)]
+    on_demand: bool,
+}
+
+impl<'de> Deserialize<'de> for PushTarget {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<PushTarget, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = PushTarget;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a URL, or a section with url and on_demand")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PushTarget, E> {
+                PushUrl::from_text(text).map(|url| PushTarget { url, on_demand: false }).map_err(E::custom)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, keys: A) -> Result<PushTarget, A::Error> {
+                let TargetKeys { url, on_demand } = TargetKeys::deserialize(MapAccessDeserializer::new(keys))?;
+                if on_demand && !matches!(url.url().scheme(), "ws" | "wss") {
+                    let why = "on_demand is possible with ws:// and wss:// only: no other target can say whether somebody \
+                               watches";
+                    return Err(de::Error::custom(why));
+                }
+                Ok(PushTarget { url, on_demand })
+            }
+        }
+        from.deserialize_any(Either)
+    }
+}
+
+impl Serialize for PushTarget {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.on_demand {
+            false => self.url.serialize(to),
+            true => TargetKeys { url: self.url.clone(), on_demand: true }.serialize(to),
+        }
+    }
 }
 
 /// How often something that failed is tried again.
@@ -99,8 +152,9 @@ pub enum Retry {
     Times(u32),
 }
 
-impl FromText for Retry {
-    fn from_text(text: &str) -> Result<Retry, String> {
+impl Retry {
+    /// From `forever`, `never` or a number; the fault is a sentence.
+    pub fn parse(text: &str) -> Result<Retry, String> {
         match text {
             "forever" => Ok(Retry::Forever),
             "never" => Ok(Retry::Never),
@@ -109,6 +163,12 @@ impl FromText for Retry {
             }
             _ => Err(format!("{} is no number of attempts; write forever, never or a number", shown(text))),
         }
+    }
+}
+
+impl FromText for Retry {
+    fn from_text(text: &str) -> Result<Retry, String> {
+        Retry::parse(text)
     }
 }
 leaf_by_text!(Retry);

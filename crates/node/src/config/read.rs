@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::cascade::{Places, contradiction};
 use super::{Config, overlay};
 
 /// The file that `culvert run` reads where none is named and this one is there.
@@ -63,7 +64,7 @@ pub fn load(file: Option<&Path>, variables: impl IntoIterator<Item = (String, St
 /// Reads a configuration from its text. `path` is for faults.
 pub fn parse(text: &str, path: &Path) -> Result<Config, Fault> {
     let path = path.to_path_buf();
-    match document(text) {
+    match whole(text) {
         Ok(config) => Ok(config),
         Err(Wrong { place: Some((line, column)), sentence }) => Err(Fault::At { path, line, column, sentence }),
         Err(Wrong { place: None, sentence }) => Err(Fault::File { path, sentence }),
@@ -74,6 +75,14 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, Fault> {
 pub(super) struct Wrong {
     pub(super) place: Option<(u64, u64)>,
     pub(super) sentence: String,
+}
+
+/// Reads a configuration: each section by itself, and what they say of one another.
+pub(super) fn whole(text: &str) -> Result<Config, Wrong> {
+    let config: Config = document(text)?;
+    let Some((row, sentence)) = contradiction(&config) else { return Ok(config) };
+    let place = document::<Places>(text).ok().and_then(|places| places.of_row(row));
+    Err(Wrong { place, sentence })
 }
 
 /// Reads one YAML document; nothing at all is the default.
@@ -137,8 +146,7 @@ fn kind(unexpected: &str) -> &str {
 }
 
 /// Keys that the documents know and this version does not, each with a key of the section where it belongs.
-const LATER: [(&str, &str); 9] = [
-    ("cascade", "listen"),
+const LATER: [(&str, &str); 7] = [
     ("rtsp", "listen"),
     ("webrtc", "listen"),
     ("hls", "listen"),
@@ -146,7 +154,6 @@ const LATER: [(&str, &str); 9] = [
     ("global", "listen"),
     ("jwt", "anonymous"),
     ("hook", "anonymous"),
-    ("client_ca", "self_signed"),
 ];
 
 fn unknown_key(key: &str, known: &[&str]) -> String {

@@ -66,7 +66,7 @@ fn every_key_is_read() {
     let config = read(EVERYTHING);
     assert_eq!(config.listen.to_string(), "127.0.0.1:8450");
     assert_eq!(config.node.name.as_ref().map(Label::as_str), Some("Gate house"));
-    assert_eq!(config.tls, Some(Tls::Files { cert: "cert.pem".into(), key: "key.pem".into() }));
+    assert_eq!(config.tls, Some(Tls::Files { cert: "cert.pem".into(), key: "key.pem".into(), client_ca: None }));
     let auth = config.auth.as_ref().unwrap();
     assert_eq!(auth.anonymous.as_ref().unwrap().streams.as_str(), "public/**");
     assert_eq!(auth.users[0].token_sha256.0[..3], [0x00, 0x11, 0x22]);
@@ -104,15 +104,11 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
             "culvert.yaml:2:1: unknown key `limit`; did you mean `limits`? known keys here are listen, node, tls,",
         ),
         ("limits: {\n  viewer: 3}\n", "culvert.yaml:2:3: unknown key `viewer`; did you mean `viewers`? "),
-        (
-            "cascade: {uppers: []}\n",
-            "culvert.yaml:1:1: the key `cascade` is not in this version; known keys here are listen,",
-        ),
+        ("hls: {window: 6}\n", "culvert.yaml:1:1: the key `hls` is not in this version; known keys here are listen,"),
         (
             "auth:\n  jwt: {}\n",
             "culvert.yaml:2:3: the key `jwt` is not in this version; known keys here are anonymous, users",
         ),
-        ("tls: {cert: a, key: b, client_ca: c}\n", "culvert.yaml:1:24: the key `client_ca` is not in this version; "),
         (
             "listen: 8450\n",
             "culvert.yaml:1:9: \"8450\" is no address to listen on; write one as 0.0.0.0:8450 or [::]:8450",
@@ -129,7 +125,7 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
         ("limits: 3\n", "culvert.yaml:1:9: this should be a section of keys and values"),
         ("a\n", "culvert.yaml:1:1: this should be a section of keys and values"),
         ("auth: {users: a}\n", "culvert.yaml:1:15: this should be a list"),
-        ("node: {cid: a/b}\n", "culvert.yaml:1:13: \"a/b\" is no platform id: it is made of"),
+        ("node: {cid: a/b}\n", "culvert.yaml:1:13: \"a/b\": a platform id is made of"),
         ("tls: {cert: a}\n", "culvert.yaml:1:6: tls has a cert but no key; give the path of the private key, too"),
         ("tls: {self_signed: 1}\n", "culvert.yaml:1:20: this should be true or false"),
         ("pull:\n  always:\n    live//a: rtmp://h/a\n", "culvert.yaml:3:5: \"live//a\": a stream name is segments"),
@@ -239,7 +235,7 @@ fn variables_go_over_the_file() {
     assert_eq!(config.node.name.as_ref().map(Label::as_str), Some("1.0"));
     assert_eq!((config.limits.viewers.get(), config.limits.links.get()), (9, 8));
     assert_eq!(config.limits.gop_cache.span.get(), Duration::from_secs(3));
-    assert_eq!(config.tls, Some(Tls::Files { cert: "c.pem".into(), key: "k.pem".into() }));
+    assert_eq!(config.tls, Some(Tls::Files { cert: "c.pem".into(), key: "k.pem".into(), client_ca: None }));
     let anonymous = config.auth.unwrap().anonymous.unwrap();
     assert!(anonymous.allow.contains(&Action::Play) && anonymous.streams.is_everything());
     assert_eq!(config.push.retry, Retry::Never);
@@ -284,7 +280,7 @@ fn a_fault_of_a_variable_names_it() {
             &[("CULVERT_TLS__CERT", "c"), ("CULVERT_TLS__KEY", "k"), ("CULVERT_TLS__SELF_SIGNED", "true")],
             "CULVERT_TLS__CERT, CULVERT_TLS__KEY, CULVERT_TLS__SELF_SIGNED: tls has files and self_signed: true",
         ),
-        (&[("CULVERT_CASCADE__UPPERS", "[]")], "CULVERT_CASCADE__UPPERS: the key `cascade` is not in this version; "),
+        (&[("CULVERT_HLS__WINDOW", "6")], "CULVERT_HLS__WINDOW: the key `hls` is not in this version; "),
     ] {
         let found = with("", variables).unwrap_err();
         assert!(found.starts_with(wanted), "{found}\n{wanted}");
@@ -326,7 +322,10 @@ fn what_is_in_force_is_shown_without_secrets_and_in_order() {
     }
     let sections: Vec<&str> =
         yaml.lines().filter(|line| !line.starts_with([' ', '-'])).filter_map(|line| line.split(':').next()).collect();
-    assert_eq!(sections, ["listen", "node", "tls", "auth", "pull", "push", "rtmp", "limits", "fan_out", "log"]);
+    assert_eq!(
+        sections,
+        ["listen", "node", "tls", "auth", "cascade", "pull", "push", "rtmp", "limits", "fan_out", "log"]
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `tls`: the certificate of the one port. Which bytes it has is the door's business; here are only the paths.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +14,24 @@ pub enum Tls {
         cert: PathBuf,
         /// The private key.
         key: PathBuf,
+        /// PEM; see [`Tls::client_ca`].
+        client_ca: Option<PathBuf>,
     },
     /// A certificate that the node makes for itself: for a first try; browsers will warn.
-    SelfSigned,
+    SelfSigned {
+        /// PEM; see [`Tls::client_ca`].
+        client_ca: Option<PathBuf>,
+    },
+}
+
+impl Tls {
+    /// The authority whose certificates platforms below may show instead of a token: the certificate's DNS name is then
+    /// the cid.
+    pub fn client_ca(&self) -> Option<&Path> {
+        match self {
+            Tls::Files { client_ca, .. } | Tls::SelfSigned { client_ca } => client_ca.as_deref(),
+        }
+    }
 }
 
 /// The section as it is written.
@@ -26,15 +41,17 @@ struct Keys {
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
     self_signed: bool,
+    client_ca: Option<PathBuf>,
 }
 
 impl TryFrom<Keys> for Tls {
     type Error = &'static str;
 
     fn try_from(keys: Keys) -> Result<Tls, &'static str> {
+        let client_ca = keys.client_ca;
         match (keys.cert, keys.key, keys.self_signed) {
-            (Some(cert), Some(key), false) => Ok(Tls::Files { cert, key }),
-            (None, None, true) => Ok(Tls::SelfSigned),
+            (Some(cert), Some(key), false) => Ok(Tls::Files { cert, key, client_ca }),
+            (None, None, true) => Ok(Tls::SelfSigned { client_ca }),
             (Some(_), None, false) => Err("tls has a cert but no key; give the path of the private key, too"),
             (None, Some(_), false) => Err("tls has a key but no cert; give the path of the certificate, too"),
             (None, None, false) => {
@@ -48,8 +65,10 @@ impl TryFrom<Keys> for Tls {
 impl From<Tls> for Keys {
     fn from(tls: Tls) -> Keys {
         match tls {
-            Tls::Files { cert, key } => Keys { cert: Some(cert), key: Some(key), self_signed: false },
-            Tls::SelfSigned => Keys { self_signed: true, ..Keys::default() },
+            Tls::Files { cert, key, client_ca } => {
+                Keys { cert: Some(cert), key: Some(key), self_signed: false, client_ca }
+            }
+            Tls::SelfSigned { client_ca } => Keys { cert: None, key: None, self_signed: true, client_ca },
         }
     }
 }

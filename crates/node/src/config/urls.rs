@@ -15,7 +15,7 @@ const MAX_URL_BYTES: usize = 4096;
 /// What a pull can be.
 const PULL_SCHEMES: [&str; 4] = ["rtmp", "rtmps", "http", "https"];
 /// What a push can be.
-const PUSH_SCHEMES: [&str; 2] = ["rtmp", "rtmps"];
+const PUSH_SCHEMES: [&str; 4] = ["rtmp", "rtmps", "ws", "wss"];
 /// Known from the documents, and to come.
 const LATER_SCHEMES: [&str; 4] = ["rtsp", "rtsps", "ws", "wss"];
 
@@ -23,7 +23,7 @@ const LATER_SCHEMES: [&str; 4] = ["rtsp", "rtsps", "ws", "wss"];
 #[derive(Clone, PartialEq, Eq)]
 pub struct PullUrl(Url);
 
-/// Where a stream is pushed to: `rtmp` or `rtmps`. Shown masked.
+/// Where a stream is pushed to: `rtmp`, `rtmps`, `ws` or `wss` (FLV). Shown masked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PushUrl(Url);
 
@@ -51,7 +51,7 @@ impl PushUrl {
     }
 }
 
-fn checked(text: &str, schemes: &[&str]) -> Result<Url, String> {
+pub(super) fn checked(text: &str, schemes: &[&str]) -> Result<Url, String> {
     let known = schemes.join("://, ");
     if text.len() > MAX_URL_BYTES {
         return Err(format!("this URL has more than {MAX_URL_BYTES} bytes"));
@@ -61,10 +61,10 @@ fn checked(text: &str, schemes: &[&str]) -> Result<Url, String> {
     }
     let url = Url::parse(text).map_err(|why| format!("this is no URL ({why}); here one begins with {known}://"))?;
     let scheme = url.scheme();
-    if LATER_SCHEMES.contains(&scheme) {
-        return Err(format!("{scheme}:// is not in this version; here a URL begins with {known}://"));
-    }
     if !schemes.contains(&scheme) {
+        if LATER_SCHEMES.contains(&scheme) {
+            return Err(format!("{scheme}:// is not in this version; here a URL begins with {known}://"));
+        }
         return Err(format!("{scheme}: is not possible here; a URL here begins with {known}://"));
     }
     if url.host_str().is_none_or(str::is_empty) {
@@ -232,7 +232,8 @@ mod tests {
             assert!(fault.contains(why), "{bad}: {fault}");
         }
         let fault = PushUrl::parse("http://h/a").unwrap_err();
-        assert_eq!(fault, "http: is not possible here; a URL here begins with rtmp://, rtmps://");
+        assert_eq!(fault, "http: is not possible here; a URL here begins with rtmp://, rtmps://, ws://, wss://");
+        assert!(PushUrl::parse("wss://h/context/erwscascade/wspush/live/a?cid=c1").is_ok());
     }
 
     #[test]

@@ -35,7 +35,26 @@ pub(super) fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Defaul
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
 }
 
-/// `Deserialize` by [`FromText`], `Serialize` by `Display`.
+/// The same for a value that may be absent, of a type that is not ours.
+pub(super) fn optional_leaf<'de, D: Deserializer<'de>, T: FromText>(from: D) -> Result<Option<T>, D::Error> {
+    struct Leaf<T>(T);
+    impl<'de, T: FromText> Deserialize<'de> for Leaf<T> {
+        fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Leaf<T>, D::Error> {
+            leaf(from).map(Leaf)
+        }
+    }
+    Ok(Option::<Leaf<T>>::deserialize(from)?.map(|leaf| leaf.0))
+}
+
+/// Writes a value that may be absent, of a type that is not ours, as it is shown.
+pub(super) fn optional_shown<S: Serializer, T: fmt::Display>(value: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_none(),
+    }
+}
+
+/// `Deserialize` by [`FromText`].
 macro_rules! leaf_by_text {
     ($($name:ty),+) => {$(
         impl<'de> Deserialize<'de> for $name {

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::sniff::{First, SNIFF_BYTES, sniff};
 use self::strangers::{Permit, Strangers};
+use crate::cascade::Cascade;
 use crate::http::Http;
 use crate::protocols::Protocols;
 
@@ -69,6 +70,7 @@ struct Inner {
     places: Arc<Semaphore>,
     handshake: Duration,
     protocols: Protocols,
+    cascade: Cascade,
     http: Http,
     figures: Arc<DoorFigures>,
 }
@@ -96,13 +98,14 @@ impl Door {
         per_ip: usize,
         connections: usize,
         protocols: Protocols,
+        cascade: Cascade,
         http: Http,
         figures: Arc<DoorFigures>,
     ) -> Door {
         let strangers = Strangers::new(per_ip);
         let places = Arc::new(Semaphore::new(connections));
         let tls = tls.map(TlsAcceptor::from);
-        Door(Arc::new(Inner { tls, strangers, places, handshake, protocols, http, figures }))
+        Door(Arc::new(Inner { tls, strangers, places, handshake, protocols, cascade, http, figures }))
     }
 
     /// Accepts until `stop`. Spawns a task for each connection.
@@ -212,7 +215,10 @@ impl Door {
         };
         let (of_address, of_all) = stranger;
         drop(of_address);
-        if culvert_live::Live::takes(&head) {
+        if Cascade::takes(&head) {
+            drop(of_all);
+            Box::pin(self.0.cascade.register(conn, head)).await;
+        } else if culvert_live::Live::takes(&head) {
             drop(of_all);
             Box::pin(self.0.protocols.live.serve(conn, head)).await;
         } else {

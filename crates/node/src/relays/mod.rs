@@ -1,6 +1,5 @@
 //! Streams fetched from elsewhere ([`Pulls`]) and sent elsewhere ([`Pushes`]), each tried again by the same rule.
 
-mod backoff;
 mod pulls;
 mod pushes;
 
@@ -8,12 +7,12 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 pub use pulls::Pulls;
-pub use pushes::Pushes;
+pub use pushes::{Order, PushInfo, Pushes, StartError};
 
 /// What one pull or push is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Doing {
-    /// Nothing: nobody watches, or there is nothing to send.
+    /// Nothing: nobody watches, here or at the target, or there is nothing to send.
     Waiting,
     /// Connecting.
     Starting,

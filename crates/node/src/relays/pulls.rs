@@ -9,14 +9,14 @@ use culvert_hub::{Demand, End, Hub, Identity, Publisher, Source, Starting};
 use culvert_media::StreamName;
 use rustls::ClientConfig;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::backoff::Backoff;
 use super::{Board, Doing, RelayInfo};
 use crate::config::{Pull, PullUrl};
 use crate::logs::mask_url;
+use culvert_link::Backoff;
 
 /// How long viewers are kept while a source that was live is connected anew.
 const KEEP_VIEWERS: Duration = Duration::from_secs(10);
@@ -73,6 +73,14 @@ impl Pulls {
         list
     }
 
+    /// Streams that would be pulled for a first viewer and are not pulled now; those of patterns are not known.
+    pub fn available(&self) -> Vec<StreamName> {
+        let running = self.running();
+        let rows = self.0.config.on_demand.rows().iter().filter(|row| row.streams.wildcards() == 0);
+        let names = rows.filter_map(|row| StreamName::parse(&row.streams.to_string()).ok());
+        names.filter(|name| !running.contains_key(name)).collect()
+    }
+
     /// Keeps one stream coming, until the node ends or, on demand, until nobody has watched for the grace.
     async fn keep(
         self,
@@ -92,11 +100,12 @@ impl Pulls {
             let (ended, publisher) = self.attempt(&stream, url.url(), &board, held.take(), &mut live, on_demand).await;
             let why = match ended {
                 Attempt::Unwanted => {
-                    // Off the table first: whoever comes now starts another.
-                    self.running().remove(&stream);
+                    // The stream first, then the table: whoever comes in between sees this attempt end without a word,
+                    // and asks for another.
                     if let Some(publisher) = publisher {
                         publisher.finish(if self.0.stop.is_cancelled() { End::Closed } else { End::Finished });
                     }
+                    self.running().remove(&stream);
                     return;
                 }
                 Attempt::Failed(why) => why,
@@ -150,6 +159,8 @@ impl Pulls {
             publisher.restart();
         }
         let (tls, silence) = (&self.0.tls, self.0.silence);
+        let grace = self.0.config.grace.get().max(LEAST_GRACE);
+        let first = self.0.config.start_timeout.get() + grace;
         let mut begun = || {
             live.get_or_insert_with(Instant::now);
             board.set(Doing::Live, None);
@@ -168,7 +179,7 @@ impl Pulls {
                 true => Attempt::Unwanted,
                 false => Attempt::Failed("closed by the API".into()),
             },
-            () = unwatched(&publisher, &self.0.config), if on_demand => Attempt::Unwanted,
+            () = publisher.end_unwatched(first, grace), if on_demand => Attempt::Unwanted,
             () = self.0.stop.cancelled() => Attempt::Unwanted,
         };
         let cancelled = publisher.session().figures().is_cancelled();
@@ -181,25 +192,6 @@ enum Attempt {
     Unwanted,
     /// A sentence.
     Failed(String),
-}
-
-/// Returns once nobody has watched for the grace; before the first viewer, after the time that one would wait.
-async fn unwatched(publisher: &Publisher, config: &Pull) {
-    let mut viewers = publisher.viewers();
-    let grace = config.grace.get().max(LEAST_GRACE);
-    let first = config.start_timeout.get() + grace;
-    if timeout(first, viewers.wait_for(|n| *n > 0)).await.is_err() {
-        return;
-    }
-    loop {
-        // The sender lives in the stream that the publisher holds.
-        if viewers.wait_for(|n| *n == 0).await.is_err() {
-            return;
-        }
-        if timeout(grace, viewers.wait_for(|n| *n > 0)).await.is_err() {
-            return;
-        }
-    }
 }
 
 impl Demand for Pulls {

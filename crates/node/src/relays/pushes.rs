@@ -1,20 +1,28 @@
-//! Streams sent elsewhere while they are published here.
+//! Streams sent elsewhere while they are published here: those of the configuration, and those begun by command.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use culvert_hub::{Event, Hub, Identity, Source, Subscriber};
-use culvert_media::StreamName;
+use culvert_link::Backoff;
+use culvert_live::{PushError, PushNews};
+use culvert_media::{Cid, StreamName};
 use culvert_rtmp::ClientError;
 use rustls::ClientConfig;
-use tokio::time::{Instant, sleep};
+use thiserror::Error;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::{Board, Doing, RelayInfo};
 use crate::config::{Push, PushUrl, Retry};
 use crate::logs::mask_url;
+
+/// Most pushes: each is a viewer with a connection of its own.
+const PUSHES: usize = 1024;
+/// How long a push that is stopped may take to say so to its target.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// All pushes. Cheap to clone.
 #[derive(Clone)]
@@ -22,63 +30,184 @@ pub struct Pushes(Arc<Inner>);
 
 struct Inner {
     hub: Hub,
-    retry: Retry,
+    /// Of this node, for targets that want to know where a stream comes from.
+    cid: Cid,
     tls: Arc<ClientConfig>,
     silence: Duration,
     stop: CancellationToken,
-    list: Vec<(StreamName, PushUrl, Arc<Board>)>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    last_id: u64,
+    rows: BTreeMap<u64, Row>,
+}
+
+struct Row {
+    order: Order,
+    configured: bool,
+    board: Arc<Board>,
+    stop: CancellationToken,
+}
+
+/// What to push where.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The stream's name here; it need not be there yet.
+    pub stream: StreamName,
+    /// Where to.
+    pub url: PushUrl,
+    /// Rest while the target says that nobody watches.
+    pub on_demand: bool,
+    /// How often it is tried again.
+    pub retry: Retry,
+}
+
+/// Why a push was not begun.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum StartError {
+    /// The same stream goes to the same URL already.
+    #[error("push {0} sends this stream to this URL already; stop it first to begin anew")]
+    There(u64),
+    /// Too many.
+    #[error("this node has as many pushes as it may ({PUSHES}); stop one")]
+    Full,
+}
+
+/// A push as the API shows it.
+#[derive(Clone, Debug)]
+pub struct PushInfo {
+    /// Unique in the life of this process.
+    pub id: u64,
+    /// It is in the configuration, and so there again after a restart.
+    pub configured: bool,
+    /// How often it is tried again.
+    pub retry: Retry,
+    /// What it is doing.
+    pub relay: RelayInfo,
+}
+
+/// How an attempt ended.
+enum Ended {
+    /// The stream ended here, which is no failure.
+    Source,
+    /// A sentence, and how long the target wants to be left alone.
+    Failed(String, Option<Duration>),
 }
 
 impl Pushes {
-    /// The pushes of this configuration, none begun. `silence` bounds each step of a target.
-    pub fn new(hub: Hub, config: &Push, tls: Arc<ClientConfig>, silence: Duration, stop: CancellationToken) -> Pushes {
-        let board = |stream: &StreamName, url: &PushUrl| {
-            Arc::new(Board::new(stream.to_string(), mask_url(url.url().as_str()), "always"))
-        };
-        let list = config.list.iter().map(|(stream, url)| (stream.clone(), url.clone(), board(stream, url))).collect();
-        Pushes(Arc::new(Inner { hub, retry: config.retry, tls, silence, stop, list }))
+    /// None yet. `silence` bounds each step of a target, `cid` is this node's.
+    pub fn new(hub: Hub, cid: Cid, tls: Arc<ClientConfig>, silence: Duration, stop: CancellationToken) -> Pushes {
+        Pushes(Arc::new(Inner { hub, cid, tls, silence, stop, table: Mutex::default() }))
     }
 
-    /// Spawns a task for each of them.
-    pub fn start(&self) {
-        for (stream, url, board) in &self.0.list {
-            tokio::spawn(self.clone().keep(stream.clone(), url.clone(), board.clone()));
+    /// Spawns a task for each push of the configuration.
+    pub fn start_configured(&self, config: &Push) {
+        for (stream, target) in &config.list {
+            let (url, on_demand) = (target.url.clone(), target.on_demand);
+            let order = Order { stream: stream.clone(), url, on_demand, retry: config.retry };
+            if let Err(why) = self.begin(order, true) {
+                tracing::error!(%stream, %why, "push not begun");
+            }
         }
     }
 
-    /// What each push is doing.
-    pub fn list(&self) -> Vec<RelayInfo> {
-        self.0.list.iter().map(|(_, _, board)| board.info()).collect()
+    /// Spawns a task that sends the stream whenever it is there. Returns the id of the push.
+    pub fn start(&self, order: Order) -> Result<u64, StartError> {
+        self.begin(order, false)
     }
 
-    /// Sends one stream whenever it is there, until the node ends or the retries are used up.
-    async fn keep(self, stream: StreamName, url: PushUrl, board: Arc<Board>) {
+    fn begin(&self, order: Order, configured: bool) -> Result<u64, StartError> {
+        let mut table = self.table();
+        let same = |row: &Row| row.order.stream == order.stream && row.order.url == order.url;
+        // One that has given up is in nobody's way.
+        table.rows.retain(|_, row| !(same(row) && row.board.info().doing == Doing::Stopped));
+        if let Some((id, _)) = table.rows.iter().find(|(_, row)| same(row)) {
+            return Err(StartError::There(*id));
+        }
+        if table.rows.len() >= PUSHES {
+            let over = table.rows.iter().find(|(_, row)| row.board.info().doing == Doing::Stopped).map(|(id, _)| *id);
+            table.rows.remove(&over.ok_or(StartError::Full)?);
+        }
+        table.last_id += 1;
+        let id = table.last_id;
+        let mode = if order.on_demand { "on_demand" } else { "always" };
+        let board = Arc::new(Board::new(order.stream.to_string(), mask_url(order.url.url().as_str()), mode));
+        let stop = self.0.stop.child_token();
+        let row = Row { order: order.clone(), configured, board: board.clone(), stop: stop.clone() };
+        table.rows.insert(id, row);
+        drop(table);
+        // The hub waits for it when the node ends: its target is told.
+        self.0.hub.spawn(self.clone().keep(order, board, stop));
+        Ok(id)
+    }
+
+    /// Ends a push. False: there is none of this id. One of the configuration is back after a restart.
+    pub fn stop(&self, id: u64) -> bool {
+        let row = self.table().rows.remove(&id);
+        row.is_some_and(|row| {
+            row.stop.cancel();
+            true
+        })
+    }
+
+    /// What each push is doing, the oldest first.
+    pub fn list(&self) -> Vec<PushInfo> {
+        self.table().rows.iter().map(|(id, row)| row.info(*id)).collect()
+    }
+
+    /// One of them.
+    pub fn get(&self, id: u64) -> Option<PushInfo> {
+        self.table().rows.get(&id).map(|row| row.info(id))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().expect("no code panics while it holds the table of pushes")
+    }
+
+    /// Sends one stream whenever it is there, until it is stopped or the retries are used up.
+    async fn keep(self, order: Order, board: Arc<Board>, stop: CancellationToken) {
+        let (stream, url) = (&order.stream, mask_url(order.url.url().as_str()));
         let mut backoff = Backoff::default();
+        let mut warned = false;
         loop {
             board.set(Doing::Waiting, None);
             let mut feed = tokio::select! {
-                feed = self.source(&stream) => feed,
-                () = self.0.stop.cancelled() => return,
+                feed = self.source(stream) => feed,
+                () = stop.cancelled() => return,
             };
             board.set(Doing::Starting, None);
             let mut live = None;
-            let begun = || {
-                live.get_or_insert_with(Instant::now);
-                board.set(Doing::Live, None);
+            let session = feed.session().figures().clone();
+            let news = |news| match news {
+                PushNews::Begun { tells } => {
+                    live.get_or_insert_with(Instant::now);
+                    board.set(Doing::Live, None);
+                    if order.on_demand && !tells && !std::mem::replace(&mut warned, true) {
+                        tracing::info!(%stream, %url, "the target does not say whether anybody watches: sending always");
+                    }
+                }
+                PushNews::Resting => board.set(Doing::Waiting, None),
+                PushNews::Resumed => board.set(Doing::Live, None),
             };
-            let sending = culvert_rtmp::push(url.url().as_str(), &self.0.tls, self.0.silence, &mut feed, begun);
-            let ended = tokio::select! {
-                ended = sending => ended,
-                () = self.0.stop.cancelled() => return,
+            let ended = {
+                let sending = self.send(&order, &mut feed, news);
+                tokio::pin!(sending);
+                tokio::select! {
+                    ended = &mut sending => ended,
+                    () = stop.cancelled() => {
+                        session.cancel();
+                        timeout(FAREWELL, sending).await.ok();
+                        return;
+                    }
+                }
             };
             // A session that was cancelled through the API is tried again like any other end.
-            let why = match ended {
-                Ok(()) | Err(ClientError::SourceEnded(_)) => continue,
-                Err(error) => error.to_string(),
-            };
-            tracing::warn!(%stream, url = %mask_url(url.url().as_str()), %why, "push failed");
-            let wait = backoff.after(live);
-            let may_retry = match self.0.retry {
+            let Ended::Failed(why, left_alone) = ended else { continue };
+            tracing::warn!(%stream, %url, %why, "push failed");
+            let wait = backoff.after(live).max(left_alone.unwrap_or_default());
+            let may_retry = match order.retry {
                 Retry::Forever => true,
                 Retry::Never => false,
                 Retry::Times(times) => backoff.failures() <= times,
@@ -90,8 +219,25 @@ impl Pushes {
             board.set(Doing::Retrying, Some(why));
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.0.stop.cancelled() => return,
+                () = stop.cancelled() => return,
             }
+        }
+    }
+
+    /// One connection to the target.
+    async fn send(&self, order: &Order, feed: &mut Subscriber, mut news: impl FnMut(PushNews) + Send) -> Ended {
+        let (url, tls, silence) = (order.url.url(), &self.0.tls, self.0.silence);
+        if matches!(url.scheme(), "ws" | "wss") {
+            let push = culvert_live::Push { url, cid: &self.0.cid, tls, silence, on_demand: order.on_demand };
+            return match culvert_live::push(&push, feed, news).await {
+                Ok(()) | Err(PushError::SourceEnded(_)) => Ended::Source,
+                Err(error) => Ended::Failed(error.to_string(), error.retry_after()),
+            };
+        }
+        let begun = || news(PushNews::Begun { tells: false });
+        match culvert_rtmp::push(url.as_str(), tls, silence, feed, begun).await {
+            Ok(()) | Err(ClientError::SourceEnded(_)) => Ended::Source,
+            Err(error) => Ended::Failed(error.to_string(), None),
         }
     }
 
@@ -107,5 +253,11 @@ impl Pushes {
             // Whatever the news is, also that some was missed, the stream is looked up again.
             while let Ok(Event::Ended(_)) = events.recv().await {}
         }
+    }
+}
+
+impl Row {
+    fn info(&self, id: u64) -> PushInfo {
+        PushInfo { id, configured: self.configured, retry: self.order.retry, relay: self.board.info() }
     }
 }
