@@ -39,7 +39,7 @@ struct Source {
 
 impl Source {
     async fn run(mut self, sender: mpsc::Sender<Bytes>) {
-        let mut acknowledging = !hyper::body::Body::is_end_stream(&self.back);
+        let acknowledging = !hyper::body::Body::is_end_stream(&self.back);
         let mut uplink = Uplink::new(Instant::now(), self.subscriber.epoch());
         if !acknowledging {
             uplink = uplink.without_acks();
@@ -74,8 +74,8 @@ impl Source {
                             return;
                         }
                     }
-                    // It has said all that it had to say; what is under way will not be acknowledged any more.
-                    Some(Err(_)) | None => acknowledging = false,
+                    // Whoever acknowledged and does not any more has gone: what is under way would wait for ever.
+                    Some(Err(_)) | None => return,
                 },
                 // The place is given back; the loop takes it again with something to put there.
                 place = sender.reserve(), if blocked => drop(place),

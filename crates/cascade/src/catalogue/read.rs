@@ -99,10 +99,12 @@ impl Reader {
                     peers.update(cid, generation, |catalogue| *catalogue = Catalogue(Arc::new(known)));
                 }
                 _ if !self.begun => return Err("a change before the snapshot".into()),
-                line => match &mut self.snapshot {
-                    Some(known) => apply(known, line),
-                    None => changes.push(line),
-                },
+                line @ (Line::Stream { .. } | Line::StreamGone { .. } | Line::Peer { .. } | Line::PeerGone { .. }) => {
+                    match &mut self.snapshot {
+                        Some(known) => apply(known, line),
+                        None => changes.push(line),
+                    }
+                }
             }
         }
         if !changes.is_empty() {

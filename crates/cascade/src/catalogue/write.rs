@@ -16,6 +16,9 @@ use crate::peers::Peers;
 
 /// Changes that come together go together.
 const SETTLE: Duration = Duration::from_millis(50);
+/// After a look at everything, the next one comes after so many times what it took: with ten thousand platforms below, a
+/// look costs milliseconds, and there is always news.
+const REST: u32 = 10;
 /// Figures such as rates have no event of their own.
 const FIGURES: Duration = Duration::from_secs(5);
 /// Bytes of one piece of the body.
@@ -84,6 +87,7 @@ async fn keep_writing(below: Below, sender: mpsc::Sender<Bytes>) {
     if writer.snapshot(&below.platform, &streams, &peers).await.is_none() {
         return;
     }
+    let mut rest = Instant::now();
     let mut figures = interval(FIGURES);
     figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -94,7 +98,8 @@ async fn keep_writing(below: Below, sender: mpsc::Sender<Bytes>) {
             () = writer.sender.closed() => return,
         };
         let Some(settled) = settled else { return };
-        sleep_until(settled).await;
+        sleep_until(settled.max(rest)).await;
+        let began = Instant::now();
         // What came in between is in the rows already.
         of_hub = of_hub.resubscribe();
         of_peers = of_peers.resubscribe();
@@ -103,6 +108,7 @@ async fn keep_writing(below: Below, sender: mpsc::Sender<Bytes>) {
             return;
         }
         (streams, peers) = (now_streams, now_peers);
+        rest = Instant::now() + began.elapsed() * REST;
     }
 }
 

@@ -4,6 +4,8 @@
 //! heard nothing for 24 s is given up. Pings are WebSocket's rather than HTTP/2's, so that their round trip can be
 //! measured here, and so that gateways see them. Nothing is held while a link is idle: buffers come with the bytes.
 
+mod frame;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
+use self::frame::{Header, broken, mask_key, unmask};
 use crate::figures::Shared;
 
 /// How often an end shows that it is there (DESIGN section 3).
@@ -194,7 +197,8 @@ impl Carrier {
             if self.payload.is_some_and(|payload| payload.left > 0) {
                 return Ok((!self.input.is_empty()).then_some(true));
             }
-            let Some((opcode, length, key, header)) = self.header()? else { return Ok(None) };
+            let Some(header) = Header::parse(&self.input, self.role)? else { return Ok(None) };
+            let Header { opcode, length, key, bytes: header } = header;
             if opcode < 8 {
                 self.input.advance(header);
                 self.payload = Some(Payload { left: length, key, turn: 0 });
@@ -233,75 +237,12 @@ impl Carrier {
             }
         }
     }
-
-    /// Opcode, length, key and size of the header that comes next, once it is whole.
-    fn header(&self) -> io::Result<Option<(u8, u64, [u8; 4], usize)>> {
-        let &[first, second, ref rest @ ..] = self.input.as_ref() else { return Ok(None) };
-        let (opcode, masked) = (first & 0x0f, second & 0x80 != 0);
-        if first & 0x70 != 0 {
-            return Err(broken("a reserved bit is set"));
-        }
-        if masked == (self.role == Role::Client) {
-            return Err(broken("frames of clients are masked, those of servers are not"));
-        }
-        let (length, used) = match (second & 0x7f, rest) {
-            (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 4),
-            (127, [a, b, c, d, e, f, g, h, ..]) => (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), 10),
-            (126 | 127, _) => return Ok(None),
-            (short, _) => (u64::from(short), 2),
-        };
-        match opcode {
-            // What a fragment belongs to does not matter to a byte stream.
-            0 | 2 => {}
-            1 => return Err(broken("text where bytes are carried")),
-            8..=10 if length <= 125 && first & 0x80 != 0 => {}
-            _ => return Err(broken("a control frame that is long, fragmented or not defined")),
-        }
-        if length >> 63 != 0 {
-            return Err(broken("a length with its top bit set"));
-        }
-        if !masked {
-            return Ok(Some((opcode, length, [0; 4], used)));
-        }
-        let key = self.input.get(used..used + 4).and_then(|key| <[u8; 4]>::try_from(key).ok());
-        Ok(key.map(|key| (opcode, length, key, used + 4)))
-    }
-}
-
-fn broken(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("the other end broke the WebSocket protocol: {what}"))
 }
 
 fn written_or_done(written: Poll<io::Result<()>>) -> io::Result<()> {
     match written {
         Poll::Ready(Err(error)) => Err(error),
         Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
-    }
-}
-
-/// Unpredictable to what runs in a browser, which is what masks are for (RFC 6455 10.3); both of our ends are programs.
-/// Zeros, which are no mask, stand in only when the system has no randomness.
-fn mask_key() -> [u8; 4] {
-    getrandom::u32().unwrap_or_default().to_ne_bytes()
-}
-
-/// XORs with the key from its byte `turn` on, eight bytes at a time (RFC 6455 5.3).
-fn unmask(bytes: &mut [u8], key: [u8; 4], turn: usize) {
-    if key == [0; 4] {
-        return;
-    }
-    let mut turned = key;
-    turned.rotate_left(turn % 4);
-    let [a, b, c, d] = turned;
-    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let mut words = bytes.chunks_exact_mut(8);
-    for word in &mut words {
-        if let Ok(eight) = <[u8; 8]>::try_from(&*word) {
-            word.copy_from_slice(&(u64::from_ne_bytes(eight) ^ wide).to_ne_bytes());
-        }
-    }
-    for (byte, key) in words.into_remainder().iter_mut().zip(turned.into_iter().cycle()) {
-        *byte ^= key;
     }
 }
 
@@ -397,124 +338,11 @@ impl AsyncWrite for Carrier {
         let this = self.get_mut();
         match this.poll_drain(cx) {
             Poll::Ready(Ok(())) => Pin::new(&mut this.io).poll_shutdown(cx),
-            other => other,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-
-    use super::*;
-
-    fn ends(buffer: usize) -> (Carrier, Carrier, Arc<Shared>) {
-        let (a, b) = duplex(buffer);
-        let remote = ([127, 0, 0, 1], 1).into();
-        let shared = Arc::new(Shared::new());
-        let client = Carrier::new(Conn::other(a, remote, false), Role::Client, shared.clone());
-        (client, Carrier::new(Conn::other(b, remote, false), Role::Server, Arc::new(Shared::new())), shared)
-    }
-
-    /// A server's end and the bare bytes of its client.
-    fn bare() -> (Carrier, DuplexStream, Arc<Shared>) {
-        let (a, b) = duplex(1 << 20);
-        let shared = Arc::new(Shared::new());
-        (Carrier::new(Conn::other(a, ([127, 0, 0, 1], 1).into(), false), Role::Server, shared.clone()), b, shared)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-        #[test]
-        fn what_one_end_writes_is_what_the_other_reads(
-            parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40_000), 1..6),
-            buffer in 1usize..5000,
-            from_client in any::<bool>(),
-        ) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-            runtime.block_on(async {
-                let (client, server, _) = ends(buffer);
-                let (mut write, mut read) = if from_client { (client, server) } else { (server, client) };
-                let sent = parts.concat();
-                let writing = async {
-                    for part in &parts {
-                        write.write_all(part).await.unwrap();
-                    }
-                    write.flush().await.unwrap();
-                    // Answers to pings must not stand still for want of a reader.
-                    let _ = write.read(&mut [0; 1]).await;
-                };
-                let mut seen = vec![0; sent.len()];
-                tokio::select! {
-                    () = writing => panic!("nothing ends here"),
-                    read = read.read_exact(&mut seen) => { read.unwrap(); }
-                }
-                assert!(seen == sent);
-            });
-        }
-    }
-
-    #[tokio::test]
-    async fn the_first_ping_tells_the_round_trip_and_close_is_said_to_the_other_end() {
-        let (mut client, mut server, shared) = ends(4096);
-        let (mut a, mut b) = ([0; 1], [0; 1]);
-        let reading = async { tokio::join!(client.read(&mut a), server.read(&mut b)) };
-        let closing = async {
-            while shared.figures().round_trip.is_none() {
-                tokio::task::yield_now().await;
-            }
-            shared.close(4001, "replaced");
-        };
-        let ((first, second), ()) = tokio::join!(reading, closing);
-        assert_eq!((first.unwrap(), second.unwrap()), (0, 0));
-        assert_eq!(server.shared.closed(), Some((4001, "replaced".into())));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_peer_is_given_up_within_25_seconds_and_a_live_one_is_not() {
-        let begun = Instant::now();
-        let (mut server, _silent, _) = bare();
-        let error = server.read(&mut [0; 1]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!((Duration::from_secs(20)..Duration::from_secs(25)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
-        let (mut client, mut server, _) = ends(4096);
-        let (mut a, mut b) = ([0; 1], [0; 1]);
-        let both = async { tokio::join!(client.read(&mut a), server.read(&mut b)) };
-        assert!(tokio::time::timeout(Duration::from_secs(600), both).await.is_err(), "they answer each other's pings");
-    }
-
-    #[tokio::test]
-    async fn what_breaks_the_protocol_ends_the_link() {
-        for (bytes, what) in [
-            (&b"\x82\x01x"[..], "bare frame of a client"),
-            (b"\xc2\x80\0\0\0\0", "reserved bit"),
-            (b"\x81\x80\0\0\0\0", "text"),
-            (b"\x09\x80\0\0\0\0", "fragmented ping"),
-            (b"\x89\xfe\x00\x7e\0\0\0\0", "long ping"),
-            (b"\x83\x80\0\0\0\0", "opcode 3"),
-            (b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", "length with its top bit set"),
-        ] {
-            let (mut server, mut client, _) = bare();
-            client.write_all(bytes).await.unwrap();
-            let error = server.read(&mut [0; 16]).await.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{what}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_pings_without_reading_is_given_up() {
-        let (a, mut b) = duplex(1 << 10);
-        let remote = ([127, 0, 0, 1], 1).into();
-        let mut server = Carrier::new(Conn::other(a, remote, false), Role::Server, Arc::new(Shared::new()));
-        let pinging = async {
-            let ping = [&b"\x89\xfd\0\0\0\0"[..], &[0; 125]].concat();
-            while b.write_all(&ping).await.is_ok() {}
-        };
-        let mut byte = [0];
-        tokio::select! {
-            ended = server.read(&mut byte) => assert!(ended.is_err()),
-            () = pinging => panic!("it was never told"),
-        }
-    }
-}
+mod tests;
