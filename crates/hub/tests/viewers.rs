@@ -266,7 +266,7 @@ async fn frames_come_with_their_tracks_and_gaps_are_told() {
 #[tokio::test(start_paused = true)]
 async fn wishes_reach_the_publisher() {
     let hub = small();
-    let mut publisher = publish(&hub, Identity::anonymous());
+    let publisher = publish(&hub, Identity::anonymous());
     let admission = hub.read(&name(), source(), Identity::anonymous()).expect("live");
     admission.wish(Wish::KeyFrame);
     assert_eq!(publisher.wish().await, Wish::KeyFrame);

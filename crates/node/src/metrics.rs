@@ -99,6 +99,10 @@ impl Collector for Figures {
         let viewers = rows().map(|(l, s)| (l, ConstGauge::new(s.viewers as i64)));
         family(encoder, ("stream_viewers", help, Gauge), viewers)?;
 
+        let help = "Frames that the sender of a relayed stream left out because its uplink was too slow";
+        let left = rows().filter_map(|(l, s)| Some((l, ConstCounter::new(s.upstream?.disposable + s.upstream?.frames))));
+        family(encoder, ("stream_upstream_dropped_frames", help, Counter), left)?;
+
         let sessions = self.hub.0.sessions();
         let mut by_protocol = std::collections::BTreeMap::<_, (i64, u64, u64)>::new();
         for session in &sessions {
