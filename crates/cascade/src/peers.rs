@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
 
-use culvert_link::{Accepted, Conn, Link, LinkFigures, RetryHint, accept};
+use culvert_link::{Accepted, Conn, FORGET, Link, LinkFigures, RetryHint, accept};
 use culvert_media::{Cid, StreamName};
 use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -147,9 +147,6 @@ impl Peers {
         if self.0.draining.is_cancelled() {
             return Err("this node is shutting down".into());
         }
-        if *cid == self.0.cid {
-            return Err(format!("{cid} is this node's own id; give the lower node another one (node.cid)"));
-        }
         let table = self.table();
         let live = table.values().filter(|entry| entry.link.is_some()).count();
         if live >= self.0.limits.links && table.get(cid).is_none_or(|entry| entry.link.is_none()) {
@@ -169,6 +166,10 @@ impl Peers {
             }
         };
         let generation = self.enter(&cid, link.clone(), remote);
+        if self.0.draining.is_cancelled() {
+            // It was let in a moment before, and not told with the others.
+            link.drain(RetryHint::spread(1));
+        }
         tracing::info!(peer = %cid, %remote, generation, "linked");
         let reading = async {
             if let Err(why) = catalogue::read(self, &cid, generation, &link).await {
@@ -186,7 +187,7 @@ impl Peers {
                 () = reading => unreachable!("it waits for the link to end"),
             }
         };
-        self.leave(&cid, generation, why);
+        self.leave(&cid, generation, why, link.closed_with() == Some(FORGET));
     }
 
     /// Spawns [`Peers::run`]; [`Peers::drained`] waits for it.
@@ -218,17 +219,22 @@ impl Peers {
         generation
     }
 
-    fn leave(&self, cid: &Cid, generation: u64, why: String) {
+    fn leave(&self, cid: &Cid, generation: u64, why: String, forgotten: bool) {
         let mut table = self.table();
         let Some(entry) = table.get_mut(cid).filter(|entry| entry.generation == generation) else {
             tracing::debug!(peer = %cid, generation, %why, "replaced link ended");
             return;
         };
-        entry.link = None;
-        entry.since = SystemTime::now();
-        tracing::warn!(peer = %cid, remote = %entry.remote, generation, %why, "link lost");
-        entry.why_lost = why;
-        forget(&mut table);
+        if forgotten {
+            tracing::info!(peer = %cid, remote = %entry.remote, generation, %why, "link ended");
+            table.remove(cid);
+        } else {
+            entry.link = None;
+            entry.since = SystemTime::now();
+            tracing::warn!(peer = %cid, remote = %entry.remote, generation, %why, "link lost");
+            entry.why_lost = why;
+            forget(&mut table);
+        }
         drop(table);
         self.announce(PeerEvent::Lost(cid.clone()));
     }

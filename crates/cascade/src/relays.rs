@@ -10,13 +10,14 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use bytes::Bytes;
 use culvert_formats::relay::{Back, Ending, Reader, Record};
-use culvert_hub::{Demand, End, Hub, Identity, Publisher, Source, Starting, Upstream, Wish};
+use culvert_hub::{Demand, End, Hub, Identity, Publisher, Refusal, Source, Starting, Upstream, Wish};
 use culvert_link::{Answer, Link, channel};
 use culvert_media::{Cid, StreamName, TrackId};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +29,12 @@ const RELAYS: usize = 4096;
 const LEAST_GRACE: Duration = Duration::from_secs(1);
 /// What is read of a refusal to tell its reason.
 const REFUSAL: usize = 4 << 10;
-/// A platform that had the stream and now refuses is asked again after this.
+/// A platform that had the stream and now refuses, or breaks off, is asked again after this.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// How long a platform may take to end a relay that nobody wants any more, before the request is cancelled.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// A link that broke is known to have broken after this, when its relays may have noticed before it.
+const MOMENT: Duration = Duration::from_millis(20);
 /// Acknowledgements are the sender's clock; more of them would tell it nothing new.
 const ACKNOWLEDGE: Duration = Duration::from_millis(20);
 /// Acknowledgements and wishes that are on their way to the link.
@@ -55,7 +60,7 @@ struct Inner {
     peers: Peers,
     times: OnDemand,
     stop: CancellationToken,
-    running: Mutex<HashMap<StreamName, watch::Receiver<Option<String>>>>,
+    running: Mutex<HashMap<StreamName, watch::Receiver<Option<Refusal>>>>,
 }
 
 impl Relays {
@@ -64,12 +69,12 @@ impl Relays {
         Relays(Arc::new(Inner { hub, peers, times, stop, running: Mutex::default() }))
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<StreamName, watch::Receiver<Option<String>>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<StreamName, watch::Receiver<Option<Refusal>>>> {
         self.0.running.lock().expect("no code panics while it holds the table of relays")
     }
 
     /// Relays one stream until nobody wants it any more, or it fails for good.
-    async fn keep(self, stream: StreamName, cid: Cid, below: StreamName, failed: watch::Sender<Option<String>>) {
+    async fn keep(self, stream: StreamName, cid: Cid, below: StreamName, failed: watch::Sender<Option<Refusal>>) {
         let source = Source { protocol: "relay", remote: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)) };
         let ended = match self.0.hub.publish(&stream, source, Identity::anonymous()) {
             Ok(publisher) => {
@@ -82,7 +87,7 @@ impl Relays {
                 }
                 ended
             }
-            Err(refusal) => Err(refusal.to_string()),
+            Err(refusal) => Err(refusal),
         };
         self.running().remove(&stream);
         match ended {
@@ -105,7 +110,7 @@ impl Demand for Relays {
         let (cid, below) = self.0.peers.owner(stream)?;
         if running.len() >= RELAYS {
             let why = format!("this node relays as many streams as it may ({RELAYS})");
-            return Some(Starting { timeout, failed: watch::channel(Some(why)).1 });
+            return Some(Starting::refused(Refusal::Full(why)));
         }
         let (failed, seen) = watch::channel(None);
         running.insert(stream.clone(), seen.clone());
@@ -147,42 +152,55 @@ enum Attempt {
     /// What the platform sends is broken.
     Broken(String),
     /// The platform refuses. Where it had the stream before, it may have it again: it was restarted, or its camera.
-    Refused(String),
-    /// The link failed.
+    Refused(Refusal),
+    /// The link failed, or the relay broke off.
     Lost(String),
 }
 
 impl Relay<'_> {
-    /// Ok: the stream ended in a way that viewers are told. Err: a sentence, for those who wait for the first picture.
-    async fn run(&self) -> Result<End, String> {
+    /// Ok: the stream ended in a way that viewers are told. Err: why, for those who wait for the first picture.
+    async fn run(&self) -> Result<End, Refusal> {
         let times = self.relays.0.times;
         let grace = times.grace.max(LEAST_GRACE);
         // One wait over all links: a grace that has begun goes on when a link comes back.
         let mut gone = pin!(self.gone(times.start_timeout + grace, grace));
         let mut place = Place::default();
-        let mut link = self.relays.0.peers.get(self.cid).map_err(|fault| fault.to_string())?;
+        let mut link = self.relays.0.peers.get(self.cid).map_err(|fault| Refusal::NotStarted(fault.to_string()))?;
         let mut held_until = Instant::now();
         loop {
+            let was_live = place.live;
             place.flowed = false;
             let attempt = self.attempt(&link, &mut place, gone.as_mut()).await;
-            if place.flowed {
+            if place.flowed || place.live != was_live {
                 held_until = Instant::now() + times.hold;
             }
-            let (why, pause) = match attempt {
+            let why = match attempt {
                 Attempt::End(end) => return Ok(end),
                 Attempt::Broken(why) if place.live => {
                     tracing::warn!(stream = %self.publisher.name(), peer = %self.cid, %why, "relay broken off");
                     return Ok(End::Lost);
                 }
-                Attempt::Broken(why) => return Err(why),
-                Attempt::Refused(why) if place.live => (why, REFUSED_PAUSE),
+                Attempt::Broken(why) => return Err(Refusal::NotStarted(why)),
+                Attempt::Refused(why) if place.live => why.to_string(),
                 Attempt::Refused(why) => return Err(why),
-                Attempt::Lost(why) if place.live => (why, Duration::ZERO),
-                Attempt::Lost(why) => return Err(format!("the link to {} failed: {why}", self.cid)),
+                Attempt::Lost(why) if place.live => why,
+                Attempt::Lost(why) => {
+                    sleep(MOMENT).await;
+                    // A link that was half-open ends when the platform has made another.
+                    match self.relays.0.peers.get(self.cid) {
+                        Ok(other) if link.is_closed() => link = other,
+                        Ok(_) => return Err(Refusal::NotStarted(format!("{} broke off: {why}", self.cid))),
+                        Err(fault) => return Err(Refusal::NotStarted(fault.to_string())),
+                    }
+                    continue;
+                }
             };
             tracing::info!(stream = %self.publisher.name(), peer = %self.cid, %why, "relay interrupted");
             let again = async {
-                sleep(pause).await;
+                sleep(MOMENT).await;
+                if !link.is_closed() {
+                    sleep(REFUSED_PAUSE).await;
+                }
                 self.relays.0.peers.linked(self.cid).await
             };
             link = tokio::select! {
@@ -217,7 +235,7 @@ impl Relay<'_> {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => answer,
             Ok(Ok(answer)) => return Attempt::Refused(refusal(self.cid, answer).await),
             Ok(Err(error)) => return Attempt::Lost(error.to_string()),
-            Err(_) => return Attempt::Refused(format!("{} did not answer within {} s", self.cid, begin.as_secs_f32())),
+            Err(_) => return self.late("did not answer", begin),
         };
         let mut body = answer.into_body();
         let mut reader = Reader::new();
@@ -249,12 +267,20 @@ impl Relay<'_> {
                     Wish::KeyFrame => drop(back.try_send(Back::KeyFrame.to_bytes())),
                     Wish::Pause | Wish::Resume => {}
                 },
-                end = gone.as_mut() => return Attempt::End(end),
+                end = gone.as_mut() => {
+                    tokio::spawn(leave(back, body));
+                    return Attempt::End(end);
+                }
                 () = sleep_until(deadline), if !place.live => {
-                    return Attempt::Refused(format!("{} sent no media within {} s", self.cid, begin.as_secs_f32()));
+                    return self.late("sent no media", begin);
                 }
             }
         }
+    }
+
+    fn late(&self, what: &str, bound: Duration) -> Attempt {
+        let why = format!("{} {what} within {} s", self.cid, bound.as_secs_f32());
+        Attempt::Refused(Refusal::NotStarted(why))
     }
 
     /// Takes in what has come. Some: that was the last of it.
@@ -283,6 +309,8 @@ impl Relay<'_> {
                 }
                 Record::Tracks(tracks) => {
                     place.live = true;
+                    // Of a track that is no more nothing is missing.
+                    place.last.retain(|track, _| tracks.track(*track).is_some());
                     self.publisher.set_tracks(tracks);
                 }
                 Record::Frame { seq, frame } => {
@@ -312,14 +340,23 @@ impl Relay<'_> {
     }
 }
 
+/// Says that nobody here wants the stream any more, by the end of what is sent back: a request that is cancelled says no
+/// more than one whose link broke, and the platform would wait a grace of its own.
+async fn leave(back: mpsc::Sender<Bytes>, mut body: Answer) {
+    drop(back);
+    let over = async { while matches!(body.frame().await, Some(Ok(_))) {} };
+    timeout(FAREWELL, over).await.ok();
+}
+
 /// Why a platform does not relay, in its own words where it has some.
-async fn refusal(cid: &Cid, answer: Response<Answer>) -> String {
+async fn refusal(cid: &Cid, answer: Response<Answer>) -> Refusal {
     let status = answer.status();
     let body = timeout(Duration::from_secs(2), Limited::new(answer.into_body(), REFUSAL).collect()).await;
     let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let problem: Option<serde_json::Value> = serde_json::from_slice(&body).ok();
-    match problem.as_ref().and_then(|problem| problem.get("detail")?.as_str()) {
+    let why = match problem.as_ref().and_then(|problem| problem.get("detail")?.as_str()) {
         Some(detail) => format!("{cid} says: {}", detail.chars().filter(|c| !c.is_control()).collect::<String>()),
         None => format!("{cid} answered {status}"),
-    }
+    };
+    if status == StatusCode::NOT_FOUND { Refusal::NoneBelow(why) } else { Refusal::NotStarted(why) }
 }

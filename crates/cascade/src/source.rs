@@ -18,11 +18,10 @@ const PIECES: usize = 1;
 /// `back`: acknowledgements and wishes; a request without a body never acknowledges. Spawns the task that sends.
 pub fn serve_relay(hub: &Hub, admission: Admission, resume: Option<(u64, u64)>, back: Body) -> Response<Body> {
     let mut subscriber = admission.subscribe();
-    if let Some((_, sequence)) = resume.filter(|(epoch, _)| *epoch == subscriber.epoch()) {
-        subscriber.begin_at(sequence);
-    }
+    let resumes = resume.filter(|(epoch, sequence)| *epoch == subscriber.epoch() && subscriber.begin_at(*sequence));
     let (sender, body) = channel(PIECES);
-    let source = Source { subscriber, back, reader: BackReader::new() };
+    let resumed = resumes.is_some();
+    let source = Source { hub: hub.clone(), subscriber, back, reader: BackReader::new(), resumed };
     hub.spawn(source.run(sender));
     let mut response = Response::new(body);
     let kind = header::HeaderValue::from_static("application/vnd.culvert.relay");
@@ -32,9 +31,12 @@ pub fn serve_relay(hub: &Hub, admission: Admission, resume: Option<(u64, u64)>, 
 }
 
 struct Source {
+    hub: Hub,
     subscriber: Subscriber,
     back: Body,
     reader: BackReader,
+    /// The reader has what came before the first frame.
+    resumed: bool,
 }
 
 impl Source {
@@ -43,6 +45,9 @@ impl Source {
         let mut uplink = Uplink::new(Instant::now(), self.subscriber.epoch());
         if !acknowledging {
             uplink = uplink.without_acks();
+        }
+        if self.resumed {
+            uplink = uplink.resumed();
         }
         let mut ended = false;
         loop {
@@ -62,10 +67,8 @@ impl Source {
             }
             let timeout = uplink.next_timeout();
             tokio::select! {
-                next = self.subscriber.next(), if !ended => {
-                    ended = matches!(next, Next::End(_));
-                    self.take(&mut uplink, next);
-                }
+                // What the reader says comes before its silence, or it would not be known whether it left or was lost.
+                biased;
                 said = self.back.frame(), if acknowledging => match said {
                     Some(Ok(frame)) => {
                         if let Some(data) = frame.data_ref()
@@ -74,9 +77,19 @@ impl Source {
                             return;
                         }
                     }
-                    // Whoever acknowledged and does not any more has gone: what is under way would wait for ever.
-                    Some(Err(_)) | None => return,
+                    // The link was lost; the reader may come back by another one.
+                    Some(Err(_)) => return,
+                    // It wants no more, and has waited a grace for viewers before.
+                    None => return self.subscriber.leave(),
                 },
+                next = self.subscriber.next(), if !ended => {
+                    ended = matches!(next, Next::End(_));
+                    // This node ends, not the stream: who reads it may keep its viewers until there is one again.
+                    if ended && self.hub.is_draining() {
+                        return;
+                    }
+                    self.take(&mut uplink, next);
+                }
                 // The place is given back; the loop takes it again with something to put there.
                 place = sender.reserve(), if blocked => drop(place),
                 () = sender.closed() => return,

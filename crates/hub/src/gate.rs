@@ -96,6 +96,9 @@ pub enum Refusal {
     /// There is no such stream.
     #[error("there is no stream {0}")]
     NoStream(StreamName),
+    /// There is none below either: a sentence of the platform that was asked for it.
+    #[error("{0}")]
+    NoneBelow(String),
     /// The stream could be started on demand, but did not come.
     #[error("{0}")]
     NotStarted(String),
@@ -119,7 +122,7 @@ impl Refusal {
         match self {
             Refusal::Unauthorized(_) => 401,
             Refusal::Forbidden(_) => 403,
-            Refusal::NoStream(_) => 404,
+            Refusal::NoStream(_) | Refusal::NoneBelow(_) => 404,
             Refusal::NotStarted(_) => 504,
             Refusal::Taken(_) => 409,
             Refusal::TooMany(_) => 429,
@@ -132,7 +135,7 @@ impl Refusal {
         match self {
             Refusal::Unauthorized(_) => "unauthorized",
             Refusal::Forbidden(_) => "forbidden",
-            Refusal::NoStream(_) => "no-stream",
+            Refusal::NoStream(_) | Refusal::NoneBelow(_) => "no-stream",
             Refusal::NotStarted(_) => "not-started",
             Refusal::Taken(_) => "taken",
             Refusal::TooMany(_) => "too-many",
@@ -161,8 +164,15 @@ pub trait Demand: Send + Sync + 'static {
 pub struct Starting {
     /// How long viewers wait for it.
     pub timeout: Duration,
-    /// Becomes a sentence when the attempt failed.
-    pub failed: watch::Receiver<Option<String>>,
+    /// Says why, when the attempt failed.
+    pub failed: watch::Receiver<Option<Refusal>>,
+}
+
+impl Starting {
+    /// One that does not even begin.
+    pub fn refused(why: Refusal) -> Starting {
+        Starting { timeout: Duration::ZERO, failed: watch::channel(Some(why)).1 }
+    }
 }
 
 /// The only door from a protocol to the hub. Cheap to clone.

@@ -182,10 +182,14 @@ impl Hub {
             };
             match timeout_at(deadline, waited).await {
                 Ok(None) => {
+                    // The stream's end may be noticed before what is said about it.
+                    if let Some(why) = starting.as_ref().and_then(|starting| starting.failed.borrow().clone()) {
+                        return Err(why);
+                    }
                     // An attempt that ended without a word was one that nobody wanted any more; this viewer asks anew.
                     starting = starting.filter(|starting| starting.failed.has_changed().is_ok());
                 }
-                Ok(Some(why)) => return Err(Refusal::NotStarted(why)),
+                Ok(Some(why)) => return Err(why),
                 Err(_) if starting.is_some() => {
                     return Err(Refusal::NotStarted(format!("the source of {name} did not answer in time")));
                 }
@@ -206,7 +210,7 @@ impl Hub {
 
     /// None: the stream has ended.
     fn admit(&self, stream: Arc<Stream>, source: Source, identity: Identity) -> Result<Option<Admission>, Refusal> {
-        let viewers = Some(stream.viewers.clone());
+        let audience = Some(stream.audience.clone());
         let registry = &self.0.sessions;
         if registry.viewers() >= self.0.limits.viewers {
             return Err(Refusal::Full("this node serves as many viewers as it may (limits.viewers)".into()));
@@ -216,7 +220,7 @@ impl Hub {
             return Ok(None);
         }
         // Counted under the lock: a stream does not end for want of viewers while one is being let in.
-        let session = registry.open(Action::Play, &stream.name, source, identity, viewers);
+        let session = registry.open(Action::Play, &stream.name, source, identity, audience);
         drop(state);
         Ok(Some(Admission { stream, session, workers: self.0.limits.workers }))
     }
@@ -293,6 +297,11 @@ impl Hub {
         }
     }
 
+    /// Whether nobody is let in any more.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.is_cancelled()
+    }
+
     /// Returns once nobody is let in any more.
     pub async fn draining(&self) {
         self.0.draining.cancelled().await;
@@ -310,8 +319,8 @@ impl Hub {
     }
 }
 
-/// The sentence of an attempt that failed; None when it ended without one.
-async fn failure(failed: &mut tokio::sync::watch::Receiver<Option<String>>) -> Option<String> {
+/// Why an attempt failed; None when it ended without a word.
+async fn failure(failed: &mut tokio::sync::watch::Receiver<Option<Refusal>>) -> Option<Refusal> {
     failed.wait_for(Option::is_some).await.map_or(None, |why| why.clone())
 }
 

@@ -1,6 +1,7 @@
 //! The right to write to a stream. Dropping it ends the stream.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use culvert_media::{Frame, StreamName, Tracks};
@@ -79,8 +80,8 @@ impl Publisher {
         self.stream.set_upstream(self.generation, upstream);
     }
 
-    /// Ends the stream once nobody has watched it for `grace`; a first viewer has until `first` to come. Returns after
-    /// that. Whoever asks to play in the same moment is either counted, and the stream goes on, or finds it ended.
+    /// Ends the stream once nobody has watched it for `grace`, or at once when the last one left
+    /// [for good](crate::Subscriber::leave); a first viewer has until `first` to come. Returns after that. Whoever asks to play in the same moment is either counted, and the stream goes on, or finds it ended.
     pub async fn end_unwatched(&self, first: Duration, grace: Duration) {
         let mut viewers = self.viewers();
         let mut patience = first;
@@ -96,10 +97,10 @@ impl Publisher {
                     return std::future::pending().await;
                 }
             }
-            patience = grace;
             if viewers.wait_for(|n| *n == 0).await.is_err() {
                 return;
             }
+            patience = if self.stream.audience.over.load(Ordering::Relaxed) { Duration::ZERO } else { grace };
         }
     }
 
@@ -124,7 +125,7 @@ impl Publisher {
 
     /// How many watch, and news of it.
     pub fn viewers(&self) -> watch::Receiver<usize> {
-        self.stream.viewers.subscribe()
+        self.stream.audience.viewers.subscribe()
     }
 
     /// What is shown of this publisher.

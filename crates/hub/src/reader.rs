@@ -42,13 +42,15 @@ impl Subscriber {
         Subscriber { stream, session, cursor: Cursor::default(), tracks: None, ready: VecDeque::new(), sequence: 0 }
     }
 
-    /// Begins at this frame, if it is still there or the next to come; else where a new reader would. Before the first
-    /// [`Subscriber::next`].
-    pub fn begin_at(&mut self, sequence: u64) {
+    /// Begins at this frame, if it is still there or the next to come, and says so; else where a new reader would. Before
+    /// the first [`Subscriber::next`].
+    pub fn begin_at(&mut self, sequence: u64) -> bool {
         let state = self.stream.lock();
-        if state.ring.from(sequence).is_some() && sequence <= state.ring.end() {
+        let there = state.ring.from(sequence).is_some() && sequence <= state.ring.end();
+        if there {
             self.cursor = Cursor::at(sequence);
         }
+        there
     }
 
     /// Tells this life of the stream from others of the same name.
@@ -140,6 +142,12 @@ impl Subscriber {
     /// Asks the publisher for something.
     pub fn wish(&self, wish: Wish) {
         self.stream.wish(wish);
+    }
+
+    /// Leaves for others who watched through this one, and after whom it has waited already: a stream on demand that
+    /// nobody else watches ends now, not a grace later.
+    pub fn leave(mut self) {
+        self.session.set_for_good();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::SystemTime;
 
@@ -108,12 +108,23 @@ impl SessionFigures {
     }
 }
 
+/// The viewers of one stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Audience {
+    /// How many.
+    pub(crate) viewers: watch::Sender<usize>,
+    /// The last one to leave has waited for others already, so nobody else needs to.
+    pub(crate) over: Arc<AtomicBool>,
+}
+
 /// The right to be listed, and to be counted as a viewer: dropping it ends both.
 #[derive(Debug)]
 pub struct Session {
     figures: Arc<SessionFigures>,
     registry: Weak<Registry>,
-    viewers: Option<watch::Sender<usize>>,
+    audience: Option<Audience>,
+    /// This viewer leaves for those behind it, too, who have had their grace.
+    for_good: bool,
     /// Listed, but not counted as a viewer.
     resting: bool,
 }
@@ -129,14 +140,21 @@ impl Session {
         self.figures.cancel.cancelled().await;
     }
 
+    /// This viewer is about to leave, and waited before for others to come: the stream need not wait again.
+    pub(crate) fn set_for_good(&mut self) {
+        self.for_good = true;
+    }
+
     /// A viewer that rests stays listed and does not count. One that comes back is let in whatever the limit: it was
     /// here before.
     pub(crate) fn set_resting(&mut self, resting: bool) {
         if std::mem::replace(&mut self.resting, resting) == resting {
             return;
         }
-        let (Some(viewers), Some(registry)) = (&self.viewers, self.registry.upgrade()) else { return };
+        let (Some(audience), Some(registry)) = (&self.audience, self.registry.upgrade()) else { return };
+        let viewers = &audience.viewers;
         if resting {
+            audience.over.store(self.for_good, Ordering::Relaxed);
             viewers.send_modify(|n| *n = n.saturating_sub(1));
             registry.viewers.fetch_sub(1, Ordering::Relaxed);
         } else {
@@ -173,14 +191,14 @@ impl Registry {
         self.viewers.load(Ordering::Relaxed)
     }
 
-    /// Begins a session. `viewers` counts those of its stream.
+    /// Begins a session. A viewer belongs to the `audience` of its stream.
     pub(crate) fn open(
         self: &Arc<Registry>,
         action: Action,
         stream: &StreamName,
         source: Source,
         identity: Identity,
-        viewers: Option<watch::Sender<usize>>,
+        audience: Option<Audience>,
     ) -> Session {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let figures = Arc::new(SessionFigures {
@@ -199,11 +217,11 @@ impl Registry {
             cancel: CancellationToken::new(),
         });
         self.lock().insert(id, figures.clone());
-        if let Some(viewers) = &viewers {
-            viewers.send_modify(|n| *n += 1);
+        if let Some(audience) = &audience {
+            audience.viewers.send_modify(|n| *n += 1);
             self.viewers.fetch_add(1, Ordering::Relaxed);
         }
-        Session { figures, registry: Arc::downgrade(self), viewers, resting: false }
+        Session { figures, registry: Arc::downgrade(self), audience, for_good: false, resting: false }
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<SessionFigures>> {

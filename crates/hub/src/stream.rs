@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::SystemTime;
 
 use culvert_media::{Frame, Kind, Mux, StreamName, Track, TrackId, Tracks};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::figures::Meter;
 use crate::packaging::{AnyPackaging, Packaging};
 use crate::ring::{Ring, RingLimits};
-use crate::session::SessionFigures;
+use crate::session::{Audience, SessionFigures};
 use crate::timeline::Timeline;
 
 /// Why a stream, or a viewer's part in it, ended.
@@ -136,7 +136,7 @@ pub(crate) struct Stream {
     state: Mutex<State>,
     /// A new frame, or the end.
     pub(crate) changed: Notify,
-    pub(crate) viewers: watch::Sender<usize>,
+    pub(crate) audience: Audience,
 }
 
 impl Stream {
@@ -170,7 +170,7 @@ impl Stream {
                 upstream: None,
             }),
             changed: Notify::new(),
-            viewers: watch::Sender::new(0),
+            audience: Audience::default(),
         }
     }
 
@@ -295,7 +295,7 @@ impl Stream {
 
     fn end_if(&self, generation: u64, end: End, may: impl FnOnce(usize) -> bool) -> bool {
         let mut state = self.lock();
-        if state.generation != generation || state.end.is_some() || !may(*self.viewers.borrow()) {
+        if state.generation != generation || state.end.is_some() || !may(*self.audience.viewers.borrow()) {
             return false;
         }
         for feed in state.feeds() {
@@ -352,7 +352,7 @@ impl Stream {
             name: self.name.clone(),
             state: if state.tracks.is_some() { "live" } else { "starting" },
             tracks: state.tracks.iter().flatten().cloned().collect(),
-            viewers: *self.viewers.borrow(),
+            viewers: *self.audience.viewers.borrow(),
             publisher: state.publisher.clone(),
             since: self.since,
             frames: state.meter.frames,

@@ -66,7 +66,7 @@ impl Timeline {
                 if jumped {
                     bent = true;
                     let expected = line.last_out + waited.max(STEP);
-                    dts + self.offset_near(track, dts, expected)
+                    dts + self.offset_near(track, dts, expected, AGREEMENT)
                 } else {
                     (dts + line.offset).max(line.last_out + STEP)
                 }
@@ -103,16 +103,17 @@ impl Timeline {
         if self.lines.is_empty() {
             return expected - dts;
         }
-        self.offset_near(track, dts, expected)
+        // A track that begins may be behind the others by what is a pause: sound overtakes pictures on a weak uplink.
+        self.offset_near(track, dts, expected, JUMP)
     }
 
     /// The offset of another track where it puts `dts` near `expected`: then both keep their lip sync exactly.
-    fn offset_near(&self, track: TrackId, dts: Time, expected: Time) -> Time {
+    fn offset_near(&self, track: TrackId, dts: Time, expected: Time, within: Time) -> Time {
         self.lines
             .iter()
             .filter(|l| l.track != track)
             .map(|l| l.offset)
-            .find(|&offset| (dts + offset - expected).abs() <= AGREEMENT && dts + offset >= Time::ZERO)
+            .find(|&offset| (dts + offset - expected).abs() <= within && dts + offset >= Time::ZERO)
             .unwrap_or(expected - dts)
     }
 }
@@ -192,6 +193,11 @@ mod tests {
     fn audio_that_begins_a_little_before_video_keeps_its_distance() {
         assert_eq!(run(&[(V, 40), (A, 23), (V, 80), (A, 46)]), [40, 23, 80, 46]);
         assert_eq!(run(&[(A, 0), (V, 5), (A, 23)]), [0, 5, 23]);
+    }
+
+    #[test]
+    fn pictures_that_begin_behind_the_sound_keep_lip_sync() {
+        assert_eq!(run(&[(A, 5000), (A, 7000), (V, 5010), (A, 7020), (V, 5050)]), [5000, 7000, 5010, 7020, 5050]);
     }
 
     #[test]

@@ -10,7 +10,6 @@ use culvert_hub::{
 };
 use culvert_media::{Chunk, Codec, Frame, Mux, StreamName, Time, Track, TrackId, Tracks};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 const VIDEO: TrackId = TrackId(0);
@@ -280,13 +279,12 @@ impl Policy for Everybody {
     }
 }
 
-/// Starts nothing, or fails with a sentence.
-struct Camera(Option<&'static str>);
+/// Starts nothing, or fails with a reason.
+struct Camera(Option<Refusal>);
 
 impl Demand for Camera {
     fn start(&self, _: &StreamName) -> Option<Starting> {
-        let why = self.0?;
-        Some(Starting { timeout: Duration::from_secs(10), failed: watch::channel(Some(why.to_string())).1 })
+        self.0.clone().map(Starting::refused)
     }
 }
 
@@ -314,7 +312,7 @@ async fn a_viewer_of_a_missing_stream_waits_as_long_as_the_gate_says_and_no_long
     assert_eq!(gate(5, None).play(&ask()).await.err(), Some(Refusal::NoStream(name())));
     assert_eq!(begun.elapsed().as_secs(), 5);
     let why = Some(Refusal::NotStarted("camera refused: 401".into()));
-    assert_eq!(gate(0, Some("camera refused: 401")).play(&ask()).await.err(), why);
+    assert_eq!(gate(0, why.clone()).play(&ask()).await.err(), why);
     assert_eq!(begun.elapsed().as_secs(), 5);
 
     let waiting = tokio::spawn({

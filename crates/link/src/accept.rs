@@ -1,5 +1,6 @@
 //! The upper's end: an HTTP/2 client on a connection that it accepted.
 
+use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::carrier::Carrier;
 use crate::figures::{LinkFigures, Shared};
 use crate::retry::{RESTART, RetryHint};
 use crate::serve::{self, explain};
-use crate::{CONNECTION_WINDOW, HEAD, SEND_BUFFER, STREAM_WINDOW};
+use crate::{CONNECTION_WINDOW, HEAD, LEFT, SEND_BUFFER, STREAM_WINDOW};
 
 /// A link as its upper holds it. Cheap to clone.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ pub struct Link {
 #[derive(Debug)]
 pub struct Answer {
     body: Incoming,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Body for Answer {
@@ -90,7 +91,10 @@ pub async fn accept(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(HEAD);
+        .max_header_list_size(HEAD)
+        .max_concurrent_reset_streams(LEFT)
+        // Frames that come late for what was forgotten all the same are no fault, however many.
+        .max_local_error_reset_streams(None);
     let handshake = builder.handshake::<_, serve::Body>(TokioIo::new(carrier)).await;
     let (sender, connection) = handshake.map_err(|error| LinkError::Lost(explain(&error)))?;
     let said = shared.clone();
@@ -114,10 +118,24 @@ impl Link {
     pub async fn request(&self, request: Request<serve::Body>) -> Result<Response<Answer>, LinkError> {
         let place = self.places.clone().try_acquire_owned();
         let place = place.map_err(|_| LinkError::Busy(self.requests))?;
+        self.send(request, Some(place)).await
+    }
+
+    /// The same for what the node itself asks once and keeps open: it takes nobody's place.
+    pub async fn request_of_own(&self, request: Request<serve::Body>) -> Result<Response<Answer>, LinkError> {
+        self.send(request, None).await
+    }
+
+    async fn send(
+        &self,
+        request: Request<serve::Body>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<Response<Answer>, LinkError> {
         let mut sender = self.sender.clone();
         sender.ready().await.map_err(|error| LinkError::Lost(self.why(&error)))?;
-        let response = sender.send_request(request).await.map_err(|error| {
-            if sender.is_closed() { LinkError::Lost(self.why(&error)) } else { LinkError::Broken(explain(&error)) }
+        let response = sender.send_request(request).await.map_err(|error| match is_of_one_request(&error) {
+            true => LinkError::Broken(explain(&error)),
+            false => LinkError::Lost(self.why(&error)),
         })?;
         Ok(response.map(|body| Answer { body, _place: place }))
     }
@@ -127,6 +145,11 @@ impl Link {
             Some((_, reason)) if !reason.is_empty() => reason,
             Some(_) | None => explain(error),
         }
+    }
+
+    /// The WebSocket status with which the other end closed it.
+    pub fn closed_with(&self) -> Option<u16> {
+        self.shared.closed().map(|(status, _)| status)
     }
 
     /// Whether it is of no more use.
@@ -148,4 +171,11 @@ impl Link {
     pub fn drain(&self, hint: RetryHint) {
         self.shared.close(RESTART, &hint.reason());
     }
+}
+
+/// Whether the link goes on: the other end, or this one, gave up this request alone.
+fn is_of_one_request(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    // What the library or the caller's body did wrong before anything was sent has no such cause.
+    cause.map_or(error.is_user(), h2::Error::is_reset)
 }

@@ -24,7 +24,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Where an upper is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UpperUrl {
-    /// Its name or address.
+    /// Its name or address; brackets around IPv6 may be there or not.
     pub host: String,
     /// Its one port.
     pub port: u16,
@@ -35,11 +35,17 @@ pub struct UpperUrl {
 }
 
 impl UpperUrl {
+    /// The host as URLs have it: an IPv6 address in brackets (RFC 3986 3.2.2).
+    fn written(&self) -> String {
+        let v6 = self.host.contains(':') && !self.host.starts_with('[');
+        if v6 { format!("[{}]", self.host) } else { self.host.clone() }
+    }
+
     /// The value of `Host`.
     pub fn authority(&self) -> String {
         match (self.secure, self.port) {
-            (true, 443) | (false, 80) => self.host.clone(),
-            (_, port) => format!("{}:{port}", self.host),
+            (true, 443) | (false, 80) => self.written(),
+            (_, port) => format!("{}:{port}", self.written()),
         }
     }
 
@@ -52,7 +58,7 @@ impl UpperUrl {
 impl fmt::Display for UpperUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.secure { "wss" } else { "ws" };
-        write!(f, "{scheme}://{}:{}{}", self.host, self.port, self.context)
+        write!(f, "{scheme}://{}:{}{}", self.written(), self.port, self.context)
     }
 }
 
@@ -257,4 +263,19 @@ async fn attempt(
         (_, Err(why)) => why,
         (_, Ok(())) => "the upper ended the link".to_string(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_address_is_written_in_brackets() {
+        let url = |host: &str, port| UpperUrl { host: host.into(), port, secure: false, context: "/a".into() };
+        for host in ["::1", "[::1]"] {
+            assert_eq!((url(host, 80).authority(), url(host, 81).authority()), ("[::1]".into(), "[::1]:81".into()));
+            assert_eq!(url(host, 80).to_string(), "ws://[::1]:80/a");
+        }
+        assert_eq!(url("h", 81).authority(), "h:81");
+    }
 }

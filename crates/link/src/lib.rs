@@ -27,6 +27,10 @@ pub const PROTOCOL: &str = "culvert.h2";
 /// Where an upper is dialled, behind its context path.
 pub const REGISTER: &str = "/erwscascade/wsocket/register";
 
+/// WebSocket status (of the private range, RFC 6455 7.4.2) with which somebody ends a link who is no platform and does not
+/// come back: `culvert doctor`.
+pub const FORGET: u16 = 4003;
+
 /// Small windows keep data in the processor's caches (DESIGN section 3).
 const STREAM_WINDOW: u32 = 256 << 10;
 /// As large as there is: streams are the only brake, or some that are not read would stop all others.
@@ -35,5 +39,8 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 const SEND_BUFFER: usize = 32 << 10;
 /// Most bytes of a head (security.md S8).
 const HEAD: u32 = 32 << 10;
+/// Requests whose callers left and of which something may still come: with more of them than HTTP/2 remembers, each frame that
+/// comes late counts as a fault of the other end, and the thousandth ends the link. A few hundred bytes each, for 30 s.
+const LEFT: usize = 1024;
 /// Requests at once on one link; what an upper may ask is bounded there, too (`limits.peer_requests`).
 const STREAMS: u32 = 1024;

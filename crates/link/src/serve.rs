@@ -54,7 +54,7 @@ pub trait Service: Send + Sync + 'static {
     fn call(&self, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 }
 
-/// Serves until the link ends; the error is a sentence. `stop` drains: what is running may end, nothing new begins.
+/// Serves until the link ends; the error is a sentence. `stop` ends it: the upper is told, and what is running is cut.
 pub(crate) async fn serve(
     conn: Conn,
     service: Arc<dyn Service>,
@@ -71,6 +71,9 @@ pub(crate) async fn serve(
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEAD)
         .max_concurrent_streams(STREAMS)
+        // An upper whose callers leave all at once is no attacker, and neither is what comes late of their uploads.
+        .max_pending_accept_reset_streams(STREAMS as usize)
+        .max_local_error_reset_streams(None)
         .enable_connect_protocol();
     let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(remote);

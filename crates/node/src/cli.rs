@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
 
-use crate::config::{Config, LogFilter, LogFormat, PushUrl};
+use crate::config::{Cid, Config, LogFilter, LogFormat, Pin, ProxyUrl, PushUrl, Secret, UpperUrl};
 
 /// One node of a live-video platform.
 #[derive(Parser, Debug)]
@@ -28,6 +29,8 @@ pub enum Command {
     Camera(Camera),
     /// Serve with a test camera, and say what to open; Ctrl-C ends it.
     Demo(Demo),
+    /// Dial an upper as a link would, a step at a time, and say what fails and what to do.
+    Doctor(Doctor),
     /// Measure a server under load.
     Bench(culvert_bench::BenchArgs),
 }
@@ -90,6 +93,43 @@ pub struct Demo {
     /// What goes before the file and the environment.
     #[command(flatten)]
     pub serve: Serve,
+}
+
+/// `culvert doctor`. The options are the keys of a row of `cascade.uppers`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// The upper: ws://HOST:PORT or wss://HOST:PORT/CONTEXT.
+    #[arg(value_name = "URL", value_parser = UpperUrl::parse)]
+    pub url: UpperUrl,
+    /// What is shown to it.
+    #[arg(long, value_name = "T", value_parser = of_the_configuration::<Secret>)]
+    pub token: Option<Secret>,
+    /// Under which id; a made-up one otherwise. With it no link is made without --replace.
+    #[arg(long, value_name = "ID", value_parser = |text: &str| Cid::parse(text))]
+    pub cid: Option<Cid>,
+    /// Make the link although a node that is linked under this id is replaced by it, until that one dials again.
+    #[arg(long, requires = "cid")]
+    pub replace: bool,
+    /// PEM: an authority that may have signed its certificate, beside the public ones.
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// SHA-256 of the key that it must have, in hex or base64; may be given several times.
+    #[arg(long, value_name = "PIN", value_parser = of_the_configuration::<Pin>)]
+    pub pin: Vec<Pin>,
+    /// PEM: the certificate that is shown to it.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM: its private key.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// The proxy on the way: http://HOST:3128 or socks5://HOST:1080.
+    #[arg(long, value_name = "URL", value_parser = ProxyUrl::parse)]
+    pub proxy: Option<ProxyUrl>,
+}
+
+/// A value as the configuration reads it.
+fn of_the_configuration<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|fault| fault.to_string())
 }
 
 /// What every command that serves has; it goes before the file and the environment.
@@ -200,6 +240,8 @@ mod tests {
         let Command::Camera(camera) = said("camera rtmps://u:pw@h/live/a").unwrap() else { panic!("camera") };
         assert_eq!((camera.h265, camera.audio), (false, CameraAudio::Aac));
         assert!(!format!("{camera:?}").contains("pw"));
+        let Command::Doctor(doctor) = said("doctor ws://h --token pw").unwrap() else { panic!("doctor") };
+        assert!(doctor.cid.is_none() && !format!("{doctor:?}").contains("pw"), "{doctor:?}");
         assert!(matches!(said("check -c a.yaml").unwrap(), Command::Check(check) if check.config.is_some()));
         assert!(matches!(said("check").unwrap(), Command::Check(check) if check.config.is_none()));
     }
@@ -214,6 +256,12 @@ mod tests {
             ("camera rtsp://h/a", "rtsp:// is not in this version"),
             ("camera rtmp://h/a --audio mp3", "aac, opus, pcma, none"),
             ("demo --port 70000", "70000"),
+            ("doctor", "<URL>"),
+            ("doctor rtmp://h", "begins with wss://"),
+            ("doctor ws://h --replace", "--cid"),
+            ("doctor ws://h --cid a/b", "a platform id is made of"),
+            ("doctor wss://h --cert a", "--key"),
+            ("doctor wss://h --pin 12", "64 hex digits or in base64"),
             ("demo --port 1 --listen 127.0.0.1:1", "cannot be used with"),
             ("serve", "serve"),
             ("", "Usage"),

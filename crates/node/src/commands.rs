@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use culvert_live::{Push, PushNews};
 use culvert_media::Cid;
-use culvert_net::tls;
+use culvert_net::{DialOptions, tls};
 use tokio::runtime::Runtime;
 
 use crate::Node;
@@ -17,6 +17,7 @@ use crate::camera::{AudioChoice, Camera, Clip, VideoChoice};
 use crate::cli::{self, CameraAudio, Command};
 use crate::config::{self, Config};
 use crate::demo::Demo;
+use crate::doctor::{self, Case, Verdict};
 use crate::logs;
 
 /// How long a step of the camera's connection may take.
@@ -40,6 +41,7 @@ pub fn run(command: Command) -> ExitCode {
         Command::Check(check) => check_config(&check.config),
         Command::Camera(camera) => film(&camera),
         Command::Demo(demo) => serve(&None, &demo.serve, Some(demo.port)),
+        Command::Doctor(doctor) => examine(&doctor),
         Command::Bench(bench) => culvert_bench::run(bench).map_err(Failed::from),
     };
     match done {
@@ -153,6 +155,24 @@ fn reload(node: &Node, file: &Option<std::path::PathBuf>, over: &cli::Serve) {
     }
 }
 
+/// Examines the way to an upper.
+fn examine(asked: &cli::Doctor) -> Result<(), Failed> {
+    let case = Case::new(asked).map_err(|why| Failed(2, why))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("cannot start threads")?;
+    let verdict = runtime.block_on(doctor::examine(&case, &mut std::io::stdout()));
+    runtime.shutdown_background();
+    match verdict.context("cannot write to standard output")? {
+        Verdict::Linked => print("A link can be made."),
+        Verdict::NotTried => {
+            let why =
+                "nothing failed, but without --replace no link was tried, so it is not known whether one can be made";
+            Err(Failed(1, anyhow::anyhow!(why)))
+        }
+        Verdict::Failed(step) => Err(Failed(1, anyhow::anyhow!("no link can be made: see {step} above"))),
+    }
+}
+
 /// Publishes the clip until the server ends it or somebody does here.
 fn film(camera: &cli::Camera) -> Result<(), Failed> {
     let mut config = Config::default();
@@ -175,7 +195,8 @@ fn film(camera: &cli::Camera) -> Result<(), Failed> {
         let sending = async {
             if matches!(url.scheme(), "ws" | "wss") {
                 let cid = Cid::parse(CAMERA_CID).expect("a constant in the grammar");
-                let push = Push { url, cid: &cid, tls: &trust, silence: CAMERA_SILENCE, on_demand: false };
+                let dial = DialOptions { tls: Some(trust), ..DialOptions::default() };
+                let push = Push { url, cid: &cid, dial: &dial, token: None, silence: CAMERA_SILENCE, on_demand: false };
                 let news = |news| match news {
                     PushNews::Begun { .. } => on_air(),
                     PushNews::Resting | PushNews::Resumed => {}

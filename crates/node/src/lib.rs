@@ -12,6 +12,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 mod demo;
+pub mod doctor;
 pub mod door;
 mod http;
 pub mod logs;

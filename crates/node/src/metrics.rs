@@ -100,7 +100,8 @@ impl Collector for Figures {
         family(encoder, ("stream_viewers", help, Gauge), viewers)?;
 
         let help = "Frames that the sender of a relayed stream left out because its uplink was too slow";
-        let left = rows().filter_map(|(l, s)| Some((l, ConstCounter::new(s.upstream?.disposable + s.upstream?.frames))));
+        let left =
+            rows().filter_map(|(l, s)| Some((l, ConstCounter::new(s.upstream?.disposable + s.upstream?.frames))));
         family(encoder, ("stream_upstream_dropped_frames", help, Counter), left)?;
 
         let sessions = self.hub.0.sessions();

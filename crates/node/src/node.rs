@@ -22,7 +22,7 @@ use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::pages;
 use crate::protocols::Protocols;
-use crate::relays::{Pulls, Pushes};
+use crate::relays::{Pulls, Pushes, Routes};
 
 /// How long a drain may take in all.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -55,12 +55,13 @@ impl Node {
         let handshake = config.limits.handshake_timeout.get();
         let dial = tls::client(None)?;
         let pulls = Pulls::new(hub.clone(), config.pull.clone(), dial.clone(), silence, stop.clone());
-        let pushes = Pushes::new(hub.clone(), identity.cid.clone(), dial, silence, stop.clone());
         let links = config.limits.links.get().min(descriptors() / 10 * 7);
         let parts = cascade::Parts::new(config, &identity, &hub, links, &stop);
         let demands = Demands { pulls: pulls.clone(), relays: parts.relays.clone() };
         let gate = Gate::new(hub.clone(), guard.clone(), Arc::new(demands));
         let cascade = Cascade::new(config, &identity, parts, guard.clone(), hub.clone(), pulls.clone())?;
+        let routes = Routes::new(dial, cascade.dialled());
+        let pushes = Pushes::new(hub.clone(), identity.cid.clone(), routes, silence, stop.clone());
         let protocols = Protocols::new(&gate, pace, culvert_rtmp::Limits { handshake, silence });
         let figures = Arc::new(DoorFigures::default());
         let ready = Arc::new(AtomicBool::new(true));

@@ -196,14 +196,19 @@ fn a_port_that_is_taken_ends_with_1_and_a_sentence() {
 fn the_demo_says_what_to_open_and_that_plays() {
     let data = tempfile::tempdir().unwrap();
     let mut demo = Running::start(&["demo", "--port", "{port}"], data.path());
-    let out = until("what to open", || Some(demo.said("out")).filter(|out| out.contains("Ctrl-C ends it.")));
+    let out = until("what to open", || Some(demo.said("out")).filter(|out| out.contains("Ctrl-C ends both.")));
     let base = format!("127.0.0.1:{}", demo.port);
-    for url in ["http://{}/console/", "http://{}/play/demo/cam1.flv", "rtmp://{}/demo/cam1"] {
+    let urls = ["http://{}/console/", "http://{}/play/demo/cam1-edge1.flv", "rtmp://{}/demo/cam1-edge1"];
+    for url in urls.into_iter().chain(["curl http://{}/peer/edge1/api/v1/sessions"]) {
         let url = url.replace("{}", &base);
         assert!(out.lines().any(|line| line.trim() == url), "{url}: {out}");
     }
     assert_eq!(demo.get("/console/").0, 200);
-    let (status, answer) = demo.get("/play/demo/cam1.flv");
+    until("the lower to be linked", || {
+        let peers = String::from_utf8(demo.get("/api/v1/peers").1).unwrap();
+        (peers.contains("\"linked\":true") && !peers.contains("\"catalogue_version\":0,")).then_some(())
+    });
+    let (status, answer) = demo.get("/play/demo/cam1-edge1.flv");
     assert_eq!(status, 200);
     let body = answer.windows(3).position(|three| three == b"FLV").expect("FLV begins");
     let mut reader = Reader::new();
@@ -216,6 +221,25 @@ fn the_demo_says_what_to_open_and_that_plays() {
     demo.signal("TERM");
     assert_eq!(demo.ended().code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn the_doctor_ends_with_0_where_a_link_can_be_made_and_with_1_where_none_can() {
+    let data = tempfile::tempdir().unwrap();
+    let node = Running::start(&["run", "--listen", "127.0.0.1:{port}"], data.path());
+    let (status, out, err) = run(&["doctor", &format!("ws://127.0.0.1:{}", node.port)]);
+    assert_eq!((status, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.ends_with("A link can be made.\n"), "{out}");
+    drop(node);
+    let (status, out, err) = run(&["doctor", "ws://127.0.0.1:1"]);
+    assert_eq!(status, Some(1), "{out}");
+    assert!(out.contains("FAILED") && err.contains("no link can be made: see TCP above"), "{out}{err}");
+    let (status, out, err) = run(&["doctor", "ws://127.0.0.1:1", "--ca", "/nowhere.pem"]);
+    assert_eq!((status, out.as_str()), (Some(2), ""));
+    assert!(err.contains("ca has no effect on a plain connection"), "{err}");
+    let (status, _, err) = run(&["doctor", "wss://127.0.0.1:1", "--ca", "/nowhere.pem"]);
+    assert_eq!(status, Some(2));
+    assert!(err.contains("/nowhere.pem"), "{err}");
 }
 
 #[test]

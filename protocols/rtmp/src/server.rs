@@ -393,7 +393,7 @@ impl Publishing {
 /// Codes that players and encoders know (RTMP 7.2.2, and Flash Media Server's list).
 fn publish_code(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::Taken(_) | Refusal::NoStream(_) => "NetStream.Publish.BadName",
+        Refusal::Taken(_) | Refusal::NoStream(_) | Refusal::NoneBelow(_) => "NetStream.Publish.BadName",
         Refusal::Unauthorized(_) | Refusal::Forbidden(_) => "NetStream.Publish.Denied",
         Refusal::Full(_) | Refusal::TooMany(_) | Refusal::Draining | Refusal::NotStarted(_) => {
             "NetStream.Publish.Failed"
@@ -403,7 +403,7 @@ fn publish_code(refusal: &Refusal) -> &'static str {
 
 fn play_code(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::NoStream(_) | Refusal::NotStarted(_) => "NetStream.Play.StreamNotFound",
+        Refusal::NoStream(_) | Refusal::NoneBelow(_) | Refusal::NotStarted(_) => "NetStream.Play.StreamNotFound",
         Refusal::Unauthorized(_) | Refusal::Forbidden(_) => "NetStream.Play.Denied",
         Refusal::Full(_) | Refusal::TooMany(_) | Refusal::Draining | Refusal::Taken(_) => "NetStream.Play.Failed",
     }

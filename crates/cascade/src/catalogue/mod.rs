@@ -98,6 +98,9 @@ pub struct StreamItem {
     /// Where it comes from there: a protocol, `pull`, `relay`, or `peer` for what is one level below.
     #[serde(default)]
     pub origin: String,
+    /// The platforms that it comes through, as `CID` or `CID/CID`; empty for a stream of the platform itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
     /// What it is made of.
     #[serde(default)]
     pub tracks: Vec<TrackItem>,
@@ -122,6 +125,18 @@ pub struct StreamItem {
     /// Since when nothing is known of it, in milliseconds since 1970.
     #[serde(default)]
     pub unknown_since: Option<u64>,
+}
+
+impl StreamItem {
+    /// Whether this differs from what was told before by more than figures, which are told now and then.
+    pub(crate) fn is_news_after(&self, before: &StreamItem) -> bool {
+        type Said<'a> = (&'a str, &'a str, &'a str, &'a [TrackItem], usize, Option<u64>, Option<&'a str>, Option<u64>);
+        fn said(item: &StreamItem) -> Said<'_> {
+            let StreamItem { state, origin, path, tracks, viewers, since_ms, error, unknown_since, .. } = item;
+            (state, origin, path, tracks, *viewers, *since_ms, error.as_deref(), *unknown_since)
+        }
+        said(self) != said(before)
+    }
 }
 
 /// A track, as far as people want to know.
@@ -165,6 +180,18 @@ pub struct PeerItem {
     /// How many streams it has.
     #[serde(default)]
     pub streams: usize,
+}
+
+impl PeerItem {
+    /// As [`StreamItem::is_news_after`].
+    pub(crate) fn is_news_after(&self, before: &PeerItem) -> bool {
+        type Said<'a> = (&'a str, Option<&'a str>, bool, Option<u64>, &'a str, usize);
+        fn said(item: &PeerItem) -> Said<'_> {
+            let PeerItem { name, serial, linked, unknown_since, carrier, streams, rtt_ms: _ } = item;
+            (name, serial.as_deref(), *linked, *unknown_since, carrier, *streams)
+        }
+        said(self) != said(before)
+    }
 }
 
 /// What is known of a platform. Cheap to clone.
@@ -252,6 +279,7 @@ impl From<&StreamInfo> for StreamItem {
         StreamItem {
             state: info.state.to_string(),
             origin: info.publisher.protocol.to_string(),
+            path: String::new(),
             tracks: info.tracks.iter().map(TrackItem::from).collect(),
             viewers: info.viewers,
             bits_per_second: info.bits_per_second,

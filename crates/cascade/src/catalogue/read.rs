@@ -11,7 +11,7 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tokio::time::{sleep, timeout};
 
-use super::{Catalogue, Known, Line, MOST_PEERS, MOST_STREAMS, PATH, stream_name};
+use super::{Catalogue, Known, Line, MOST_PEERS, MOST_STREAMS, PATH, PeerItem, Platform, StreamItem, stream_name};
 use crate::peers::Peers;
 
 /// Longest line: a stream with 16 tracks and a sentence stays far below.
@@ -20,6 +20,13 @@ const LINE: usize = 16 << 10;
 const BEGIN: Duration = Duration::from_secs(10);
 /// A catalogue that could not be read is asked for again after this.
 const AGAIN: Duration = Duration::from_secs(30);
+/// Most tracks of a stream that are kept; ours have no more (`culvert_media::Tracks`).
+const TRACKS: usize = 16;
+/// Most bytes of a text for people, and of a word of ours.
+const TEXT: usize = 256;
+const WORD: usize = 32;
+/// Most platforms on the way to one: beyond, it is a circle or a joke.
+const DEPTH: usize = 16;
 /// Most lines that are taken in before what they say is shown.
 const BATCH: usize = 4096;
 
@@ -27,7 +34,7 @@ const BATCH: usize = 4096;
 pub(crate) async fn read(peers: &Peers, cid: &Cid, generation: u64, link: &Link) -> Result<(), String> {
     loop {
         let request = Request::get(format!("http://{cid}{PATH}")).body(empty()).expect("an id can be an authority");
-        match timeout(BEGIN, link.request(request)).await {
+        match timeout(BEGIN, link.request_of_own(request)).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
                 follow(peers, cid, generation, answer.into_body()).await?;
             }
@@ -91,6 +98,7 @@ impl Reader {
             match line {
                 Line::Snapshot { version, platform } => {
                     self.begun = true;
+                    let platform = platform.bounded();
                     self.snapshot = Some(Known { platform, version, ..Known::default() });
                 }
                 Line::Whole { .. } => {
@@ -122,7 +130,8 @@ fn apply(known: &mut Known, line: Line) {
     match line {
         Line::Stream { version, name, stream } => {
             known.version = version;
-            let kept = stream_name(&name).is_some() && insert(&mut known.streams, name, stream, MOST_STREAMS);
+            let named = stream_name(&name).is_some() && (stream.path.is_empty() || is_path(&stream.path));
+            let kept = named && insert(&mut known.streams, name, stream.bounded(), MOST_STREAMS);
             known.left_out += u64::from(!kept);
         }
         Line::StreamGone { version, name } => {
@@ -131,8 +140,7 @@ fn apply(known: &mut Known, line: Line) {
         }
         Line::Peer { version, path, peer } => {
             known.version = version;
-            let named = path.split('/').all(|cid| Cid::parse(cid).is_ok());
-            known.left_out += u64::from(!(named && insert(&mut known.peers, path, peer, MOST_PEERS)));
+            known.left_out += u64::from(!(is_path(&path) && insert(&mut known.peers, path, peer.bounded(), MOST_PEERS)));
         }
         Line::PeerGone { version, path } => {
             known.version = version;
@@ -142,12 +150,51 @@ fn apply(known: &mut Known, line: Line) {
     }
 }
 
+fn is_path(text: &str) -> bool {
+    text.split('/').count() <= DEPTH && text.split('/').all(|cid| Cid::parse(cid).is_ok())
+}
+
 fn insert<T>(rows: &mut BTreeMap<String, T>, key: String, value: T, most: usize) -> bool {
     if rows.len() >= most && !rows.contains_key(&key) {
         return false;
     }
     rows.insert(key, value);
     true
+}
+
+/// At most so many bytes of a text.
+fn cut(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    text.shrink_to_fit();
+    text
+}
+
+// What a lower says of itself is as long as it likes, and kept ten thousand times.
+
+impl StreamItem {
+    fn bounded(mut self) -> StreamItem {
+        self.tracks.truncate(TRACKS);
+        self.tracks.shrink_to_fit();
+        for track in &mut self.tracks {
+            track.codec = cut(std::mem::take(&mut track.codec), WORD);
+        }
+        let (state, origin) = (cut(self.state, WORD), cut(self.origin, WORD));
+        StreamItem { state, origin, error: self.error.map(|why| cut(why, TEXT)), ..self }
+    }
+}
+
+impl PeerItem {
+    fn bounded(self) -> PeerItem {
+        let (name, serial) = (cut(self.name, TEXT), self.serial.map(|serial| cut(serial, TEXT)));
+        PeerItem { name, serial, carrier: cut(self.carrier, WORD), ..self }
+    }
+}
+
+impl Platform {
+    fn bounded(self) -> Platform {
+        let (name, serial) = (cut(self.name, TEXT), self.serial.map(|serial| cut(serial, TEXT)));
+        Platform { name, serial, version: cut(self.version, WORD), ..self }
+    }
 }
 
 #[cfg(test)]

@@ -19,8 +19,10 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// After a look at everything, the next one comes after so many times what it took: with ten thousand platforms below, a
 /// look costs milliseconds, and there is always news.
 const REST: u32 = 10;
-/// Figures such as rates have no event of their own.
-const FIGURES: Duration = Duration::from_secs(5);
+/// Viewers, and cameras that are down, have no event of their own.
+const LOOK: Duration = Duration::from_secs(1);
+/// Rates change all the time: they are told with every so many looks. Ten streams then cost 2 kbit/s of an uplink.
+const FIGURES: u32 = 10;
 /// Bytes of one piece of the body.
 const PIECE: usize = 16 << 10;
 
@@ -55,13 +57,17 @@ impl Below {
                 None => peer.catalogue.clone(),
             };
             peers.insert(peer.cid.to_string(), peer.item());
-            for (path, item) in catalogue.peers() {
+            // What came through here already is not told again: nodes can be below each other.
+            let own = self.peers.cid().as_str();
+            let elsewhere = |path: &str| path.split('/').all(|cid| cid != own && cid != peer.cid.as_str());
+            for (path, item) in catalogue.peers().iter().filter(|(path, _)| elsewhere(path)) {
                 peers.insert(format!("{}/{path}", peer.cid), item.clone());
             }
-            for (name, item) in catalogue.streams() {
+            for (name, item) in catalogue.streams().iter().filter(|(_, item)| elsewhere(&item.path)) {
                 // A name that would be too long here cannot be watched from here.
                 let Some(name) = stream_name(name).and_then(|name| name.with_cid(&peer.cid).ok()) else { continue };
-                streams.insert(name.to_string(), StreamItem { origin: "peer".into(), ..item.clone() });
+                let path = [peer.cid.as_str(), &item.path].join("/").trim_end_matches('/').to_string();
+                streams.insert(name.to_string(), StreamItem { origin: "peer".into(), path, ..item.clone() });
             }
         }
         streams.extend(self.cameras.list());
@@ -82,19 +88,22 @@ pub fn write(below: &Below) -> Response<Body> {
 
 async fn keep_writing(below: Below, sender: mpsc::Sender<Bytes>) {
     let (mut of_hub, mut of_peers) = (below.hub.events(), below.peers.events());
-    let mut writer = Writer { sender, version: millis(SystemTime::now()), piece: Vec::new() };
-    let (mut streams, mut peers) = below.rows();
-    if writer.snapshot(&below.platform, &streams, &peers).await.is_none() {
+    let mut writer = Writer { sender, version: millis(SystemTime::now()), piece: Vec::new(), told: Told::default() };
+    if writer.snapshot(&below).await.is_none() {
         return;
     }
     let mut rest = Instant::now();
-    let mut figures = interval(FIGURES);
-    figures.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = 0_u32;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let settled = tokio::select! {
             news = of_hub.recv() => news.is_ok_or_lagged(),
             news = of_peers.recv() => news.is_ok_or_lagged(),
-            _ = figures.tick() => Some(Instant::now()),
+            _ = look.tick() => {
+                looks = looks.wrapping_add(1);
+                Some(Instant::now())
+            }
             () = writer.sender.closed() => return,
         };
         let Some(settled) = settled else { return };
@@ -103,11 +112,13 @@ async fn keep_writing(below: Below, sender: mpsc::Sender<Bytes>) {
         // What came in between is in the rows already.
         of_hub = of_hub.resubscribe();
         of_peers = of_peers.resubscribe();
-        let (now_streams, now_peers) = below.rows();
-        if writer.changes(&streams, &now_streams, &peers, &now_peers).await.is_none() {
+        let figures = looks >= FIGURES;
+        if figures {
+            looks = 0;
+        }
+        if writer.changes(below.rows(), figures).await.is_none() {
             return;
         }
-        (streams, peers) = (now_streams, now_peers);
         rest = Instant::now() + began.elapsed() * REST;
     }
 }
@@ -126,10 +137,18 @@ impl<T> News for Result<T, broadcast::error::RecvError> {
     }
 }
 
+/// What the reader knows.
+#[derive(Default)]
+struct Told {
+    streams: Rows<StreamItem>,
+    peers: Rows<PeerItem>,
+}
+
 struct Writer {
     sender: mpsc::Sender<Bytes>,
     version: u64,
     piece: Vec<u8>,
+    told: Told,
 }
 
 impl Writer {
@@ -152,54 +171,60 @@ impl Writer {
         self.sender.send(std::mem::take(&mut self.piece).into()).await.ok()
     }
 
-    async fn snapshot(
-        &mut self,
-        platform: &Platform,
-        streams: &Rows<StreamItem>,
-        peers: &Rows<PeerItem>,
-    ) -> Option<()> {
+    async fn snapshot(&mut self, below: &Below) -> Option<()> {
         let version = self.next();
-        self.line(&Line::Snapshot { version, platform: platform.clone() }).await?;
-        self.changes_in(&Rows::new(), streams, &Rows::new(), peers).await?;
+        self.line(&Line::Snapshot { version, platform: below.platform.clone() }).await?;
+        self.differences(below.rows(), true).await?;
         let version = self.version;
         self.line(&Line::Whole { version }).await?;
         self.flush().await
     }
 
-    async fn changes(
-        &mut self,
-        streams: &Rows<StreamItem>,
-        now_streams: &Rows<StreamItem>,
-        peers: &Rows<PeerItem>,
-        now_peers: &Rows<PeerItem>,
-    ) -> Option<()> {
-        self.changes_in(streams, now_streams, peers, now_peers).await?;
+    async fn changes(&mut self, now: (Rows<StreamItem>, Rows<PeerItem>), figures: bool) -> Option<()> {
+        self.differences(now, figures).await?;
         self.flush().await
     }
 
-    async fn changes_in(
+    /// What is other than the reader knows it; of figures alone only where they are asked for.
+    async fn differences(
         &mut self,
-        streams: &Rows<StreamItem>,
-        now_streams: &Rows<StreamItem>,
-        peers: &Rows<PeerItem>,
-        now_peers: &Rows<PeerItem>,
+        (streams, peers): (Rows<StreamItem>, Rows<PeerItem>),
+        figures: bool,
     ) -> Option<()> {
-        for (name, stream) in now_streams.iter().filter(|(name, stream)| streams.get(*name) != Some(stream)) {
+        let mut told = std::mem::take(&mut self.told);
+        for name in gone(&told.streams, &streams) {
+            told.streams.remove(&name);
+            let version = self.next();
+            self.line(&Line::StreamGone { version, name }).await?;
+        }
+        for (name, stream) in streams {
+            let known = told.streams.get(&name);
+            if known.is_some_and(|known| if figures { *known == stream } else { !stream.is_news_after(known) }) {
+                continue;
+            }
             let version = self.next();
             self.line(&Line::Stream { version, name: name.clone(), stream: stream.clone() }).await?;
+            told.streams.insert(name, stream);
         }
-        for name in streams.keys().filter(|name| !now_streams.contains_key(*name)) {
+        for path in gone(&told.peers, &peers) {
+            told.peers.remove(&path);
             let version = self.next();
-            self.line(&Line::StreamGone { version, name: name.clone() }).await?;
+            self.line(&Line::PeerGone { version, path }).await?;
         }
-        for (path, peer) in now_peers.iter().filter(|(path, peer)| peers.get(*path) != Some(peer)) {
+        for (path, peer) in peers {
+            let known = told.peers.get(&path);
+            if known.is_some_and(|known| if figures { *known == peer } else { !peer.is_news_after(known) }) {
+                continue;
+            }
             let version = self.next();
             self.line(&Line::Peer { version, path: path.clone(), peer: peer.clone() }).await?;
+            told.peers.insert(path, peer);
         }
-        for path in peers.keys().filter(|path| !now_peers.contains_key(*path)) {
-            let version = self.next();
-            self.line(&Line::PeerGone { version, path: path.clone() }).await?;
-        }
+        self.told = told;
         Some(())
     }
+}
+
+fn gone<T>(told: &Rows<T>, now: &Rows<T>) -> Vec<String> {
+    told.keys().filter(|key| !now.contains_key(*key)).cloned().collect()
 }

@@ -18,32 +18,36 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 /// What is for this node and its users alone: who shows something to the upper does not show it to what is below.
-const OURS: [HeaderName; 9] = [
+const OURS: [HeaderName; 10] = [
     header::AUTHORIZATION,
     header::COOKIE,
     header::EXPECT,
     header::FORWARDED,
     header::HOST,
     header::ORIGIN,
+    // It may hold a token.
+    header::REFERER,
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-proto"),
     HeaderName::from_static("x-real-ip"),
 ];
 
 /// What an answer from below must not do to this node's web origin.
-const OF_AN_ORIGIN: [HeaderName; 11] = [
+const OF_AN_ORIGIN: [HeaderName; 9] = [
     header::SET_COOKIE,
     HeaderName::from_static("service-worker-allowed"),
     header::STRICT_TRANSPORT_SECURITY,
     HeaderName::from_static("clear-site-data"),
     header::ALT_SVC,
-    header::ACCESS_CONTROL_ALLOW_ORIGIN,
-    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-    header::ACCESS_CONTROL_ALLOW_HEADERS,
-    header::ACCESS_CONTROL_ALLOW_METHODS,
-    header::ACCESS_CONTROL_EXPOSE_HEADERS,
     header::WWW_AUTHENTICATE,
+    HeaderName::from_static("accept-ch"),
+    // Where its browsers are to report to.
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
 ];
+
+/// And what begins like this: CORS.
+const CORS: &str = "access-control-";
 
 /// A page from below runs in an origin of its own, which has nothing of this node's users.
 const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox allow-scripts allow-forms allow-popups allow-downloads");
@@ -51,7 +55,8 @@ const SANDBOX: HeaderValue = HeaderValue::from_static("sandbox allow-scripts all
 /// The platforms that a request came through, in order (`Via`, RFC 9110 7.6.3), as `2.0 CID (culvert)`.
 const VIA_MARK: &str = "(culvert)";
 
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
+/// Drops what is of one connection only.
+pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -78,9 +83,14 @@ pub(super) fn downward(headers: &mut HeaderMap) {
     }
 }
 
-/// The headers of an answer that comes up. `prefix` is where the platform is mounted: `/peer/CID`.
-pub(super) fn upward(headers: &mut HeaderMap, prefix: &str) {
+/// The headers of an answer that comes from elsewhere and goes out on this node's web origin. `prefix` is where that is
+/// mounted: `/peer/CID`.
+pub fn upward(headers: &mut HeaderMap, prefix: &str) {
     drop_hop_by_hop(headers);
+    let cors: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().starts_with(CORS)).cloned().collect();
+    for name in &cors {
+        headers.remove(name);
+    }
     for name in &OF_AN_ORIGIN {
         headers.remove(name);
     }

@@ -22,8 +22,9 @@ use tokio::io::copy_bidirectional;
 use tokio::time::{Instant, sleep_until};
 
 pub use self::fault::{Fault, problem};
+pub use self::headers::{drop_hop_by_hop, upward};
 pub use self::path::{PathError, check};
-use self::upload::{Progress, Upload};
+use self::upload::{Lease, Progress, Upload};
 use crate::peers::Peers;
 
 /// Most platforms that a request goes through (security.md S6).
@@ -51,15 +52,22 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// From what stands behind `/peer/`: `CID/path?query`, or `CID` alone.
+    /// From what stands behind `/peer/`: `CID/path?query`, or `CID` alone. A `token=` in the query is this node's business
+    /// and does not go down (security.md S9).
     pub fn parse(behind: &str) -> Result<Destination, Fault> {
         let end = behind.find(['/', '?']).unwrap_or(behind.len());
         let (cid, rest) = behind.split_at(end);
         let cid = Cid::parse(cid).map_err(|why| Fault::Cid(why.to_string()))?;
         let target = if rest.starts_with('/') { rest.to_string() } else { format!("/{rest}") };
         check(&target)?;
-        Ok(Destination { cid, target })
+        Ok(Destination { cid, target: without_token(target) })
     }
+}
+
+fn without_token(target: String) -> String {
+    let Some((path, query)) = target.split_once('?').filter(|(_, query)| query.contains("token=")) else { return target };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("token=")).collect();
+    if kept.is_empty() { path.to_string() } else { format!("{path}?{}", kept.join("&")) }
 }
 
 /// The cid path from the node that was asked first to this one.
@@ -146,6 +154,7 @@ impl Proxy {
     ) -> Result<Response<Answer>, Fault> {
         let asked = link.request(request);
         tokio::pin!(asked);
+        let lease = Lease::of(progress);
         let failed = |error: LinkError| match progress.is_too_large() {
             true => Fault::TooLarge(self.0.body_bytes),
             false => Fault::Link(to.cid.clone(), error),
@@ -154,13 +163,17 @@ impl Proxy {
         loop {
             let deadline = progress.last() + timeout;
             tokio::select! {
-                answer = &mut asked => return answer.map_err(failed),
+                answer = &mut asked => {
+                    let answer = answer.map_err(failed)?;
+                    lease.end();
+                    return Ok(answer);
+                }
                 () = sleep_until(deadline) => {}
             }
             if Instant::now() >= progress.last() + timeout {
-                return Err(match progress.is_done() {
-                    true => Fault::Silent(to.cid.clone(), timeout),
-                    false => Fault::Stalled(timeout),
+                return Err(match progress.is_stalled() {
+                    true => Fault::Stalled(timeout),
+                    false => Fault::Silent(to.cid.clone(), timeout),
                 });
             }
         }
@@ -196,13 +209,15 @@ impl Upgrade {
             return if websocket { Ok(Some(Upgrade::Connect)) } else { Err(Fault::Upgrade) };
         }
         let text = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let empty = hyper::body::Body::is_end_stream(request.body());
         let Some(upgrade) = text(header::UPGRADE) else { return Ok(None) };
         // HTTP/2 by `Upgrade: h2c` and its kin may be ignored (RFC 9110 7.8).
         if !upgrade.eq_ignore_ascii_case("websocket") {
             return Ok(None);
         }
         let key = text(header::SEC_WEBSOCKET_KEY).filter(|_| text(header::SEC_WEBSOCKET_VERSION) == Some("13"));
-        let key = key.filter(|_| request.method() == Method::GET).ok_or(Fault::Upgrade)?;
+        // A body on such a request could be taken for the first bytes of the WebSocket (security.md S7).
+        let key = key.filter(|_| request.method() == Method::GET && empty).ok_or(Fault::Upgrade)?;
         let accept = HeaderValue::try_from(accept_key(key)).map_err(|_| Fault::Upgrade)?;
         Ok(Some(Upgrade::Http1(accept)))
     }
@@ -243,6 +258,8 @@ mod tests {
         assert_eq!(parse("c1"), some("c1", "/"));
         assert_eq!(parse("c1?x"), some("c1", "/?x"));
         assert_eq!(parse("c2/peer/c1/x"), some("c2", "/peer/c1/x"));
+        assert_eq!(parse("c1/x?token=a&b=c&token=d&tokens=e"), some("c1", "/x?b=c&tokens=e"));
+        assert_eq!(parse("c1?token=a"), some("c1", "/"));
         for wrong in ["", "/x", "..", "c1//x", "c1/../x", "c1/@h/", "c%31/x", "c1/http://h/"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -88,6 +88,12 @@ impl Uplink {
         self
     }
 
+    /// The reader has all that came before the first frame, so pictures need not begin with a key frame.
+    pub(crate) fn resumed(mut self) -> Uplink {
+        self.queue.resumed();
+        self
+    }
+
     /// The frames that follow are of these tracks. Those that no reader takes ([`relay::fits`]) are left out.
     pub(crate) fn handle_tracks(&mut self, tracks: &Tracks) {
         self.queue.handle_tracks(tracks);
@@ -166,7 +172,7 @@ impl Uplink {
             return self.probe(now);
         }
         // Not before there is room: until then better is known about what is worth sending.
-        let (bytes, key) = self.queue.next_size();
+        let (bytes, key) = self.queue.next_size(self.path.is_slow(now));
         if !self.path.may_begin(now, bytes, key) {
             self.path.handle_held(now, true);
             return None;

@@ -1,6 +1,6 @@
 //! Frames that wait for the uplink, and which of them are still worth sending.
 //!
-//! The order is that of the stream, but sound goes before pictures. Whether a frame is in time is decided when its turn
+//! The order is that of the stream, but on a slow path sound goes before pictures. Whether a frame is in time is decided when its turn
 //! comes, not before: by then the path may be fast again. A video track is only ever cut from one frame up to the next
 //! key frame, so that whatever is sent can be decoded; frames that nothing refers to may be missing anywhere.
 
@@ -125,20 +125,30 @@ pub(super) struct Queue {
     left_out: Report,
     /// A key frame could never arrive in time at the rate that the path is held to have.
     hopeless: bool,
+    /// What comes first follows from what the reader has.
+    resumed: bool,
 }
 
 impl Queue {
+    /// The first frame follows from what the reader has.
+    pub(super) fn resumed(&mut self) {
+        self.resumed = true;
+    }
+
     /// The frames that follow are of these tracks.
     pub(super) fn handle_tracks(&mut self, tracks: &Tracks) {
         let tracks = Tracks::new(tracks.iter().filter(|track| relay::fits(track)).cloned().collect::<Vec<_>>());
         if tracks.is_empty() || self.end.is_some() {
             return;
         }
+        let resumed = std::mem::take(&mut self.resumed);
         let mut before = std::mem::take(&mut self.lanes);
         for track in &tracks {
             // A track that stays as it is goes on as if nothing had happened.
             let same = before.iter().position(|lane| lane.track == *track);
-            self.lanes.push(same.map_or_else(|| Lane::new(track), |at| before.swap_remove(at)));
+            let mut lane = same.map_or_else(|| Lane::new(track), |at| before.swap_remove(at));
+            lane.wants_key &= !resumed;
+            self.lanes.push(lane);
         }
         self.items.push_back(Item::Tracks(tracks));
         // Of sets that no frame is left of, only the last matters; so there are never more than frames and one.
@@ -189,6 +199,7 @@ impl Queue {
     /// So many frames are missing here; the next one of each video track must be a key frame.
     pub(super) fn handle_gap(&mut self, frames: u64) {
         self.gap = self.gap.saturating_add(frames);
+        self.resumed = false;
         for lane in &mut self.lanes {
             lane.wants_key |= lane.track.kind() == Kind::Video;
         }
@@ -202,7 +213,7 @@ impl Queue {
     /// What to send next, if anything: frames that would not arrive in time are left out.
     pub(super) fn poll(&mut self, now: Instant, path: &Path) -> Option<Out> {
         loop {
-            let at = self.next();
+            let at = self.next(path.is_slow(now));
             let in_time = match self.items.get(at) {
                 None => return self.end.map(Out::End),
                 Some(Item::Tracks(_)) => true,
@@ -220,15 +231,18 @@ impl Queue {
     }
 
     /// Size of the media of what would be sent next, and whether it is a key frame.
-    pub(super) fn next_size(&self) -> (usize, bool) {
-        match self.items.get(self.next()) {
+    pub(super) fn next_size(&self, slow: bool) -> (usize, bool) {
+        match self.items.get(self.next(slow)) {
             Some(Item::Frame(waiting)) => (waiting.frame.data.len(), waiting.class == Class::Key),
             Some(Item::Tracks(_)) | None => (0, false),
         }
     }
 
-    /// The first sound of the tracks that are under way, else whatever is first.
-    fn next(&self) -> usize {
+    /// Whatever is first; on a slow path the first sound of the tracks that are under way, if there is any.
+    fn next(&self, slow: bool) -> usize {
+        if !slow {
+            return 0;
+        }
         let mut frames = self.items.iter().map_while(|item| match item {
             Item::Tracks(_) => None,
             Item::Frame(waiting) => Some(waiting.class == Class::Sound),

@@ -25,8 +25,9 @@ use crate::packaging::Line;
 use crate::ring::Slot;
 use crate::stream::End;
 
-/// Viewers that are written to before other tasks get their turn.
-const VIEWERS_A_TURN: usize = 128;
+/// Viewers that are written to before other tasks get their turn: a fifth of a millisecond on a slow core, so that somebody
+/// who comes is not kept waiting by those who are there.
+const VIEWERS_A_TURN: usize = 16;
 /// A crew with more viewers than this lets another worker begin one, where there is another.
 const CREW: usize = 256;
 /// A crew looks for what cannot wait at most this often.

@@ -311,10 +311,11 @@ impl AsyncWrite for Carrier {
         if this.closing.is_some() {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
+        // Who waits to write does not always read meanwhile; a dead peer must be found out all the same.
         if this.output.len() >= WRITE
-            && let Poll::Ready(Err(error)) = this.poll_drain(cx)
+            && let Poll::Ready(ended) = this.poll_heartbeat(cx)
         {
-            return Poll::Ready(Err(error));
+            return Poll::Ready(Err(ended.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())));
         }
         if this.output.len() >= WRITE {
             return Poll::Pending;

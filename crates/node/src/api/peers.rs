@@ -79,6 +79,7 @@ fn stream(cid: &Cid, name: &str, item: &StreamItem) -> Value {
         "play": here.map(|name| name.to_string()),
         "state": item.state,
         "origin": item.origin,
+        "path": item.path,
         "tracks": item.tracks,
         "viewers": item.viewers,
         "bits_per_second": item.bits_per_second,

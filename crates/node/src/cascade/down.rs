@@ -82,6 +82,10 @@ async fn answer(cascade: Cascade, router: Router, upper: Arc<str>, request: Requ
     let address = address.unwrap_or_else(|| ([0, 0, 0, 0], 0).into());
     request.extensions_mut().insert(Remote { address, secure, upper: Some(upper) });
     let mut response = router.oneshot(request).await.unwrap_or_else(|never| match never {}).map(body);
+    if upgrade && response.status().is_success() {
+        // As an answer to CONNECT it would be taken for a WebSocket.
+        return problem(StatusCode::BAD_REQUEST, "bad-upgrade", "what is at this path is no WebSocket", &level);
+    }
     if upgrade && response.status() == StatusCode::SWITCHING_PROTOCOLS {
         *response.status_mut() = StatusCode::OK;
         for name in [UPGRADE, CONNECTION, http::header::SEC_WEBSOCKET_ACCEPT] {

@@ -127,6 +127,11 @@ impl Cascade {
         &self.0.peers
     }
 
+    /// The uppers as they are dialled.
+    pub(crate) fn dialled(&self) -> Vec<Upper> {
+        self.0.uppers.iter().map(|(upper, _)| upper.clone()).collect()
+    }
+
     /// The links to uppers.
     pub fn uppers(&self) -> Vec<UpperInfo> {
         self.0.uppers.iter().map(|(_, board)| board.info()).collect()

@@ -150,6 +150,10 @@ impl Cascade {
                 format!("a link speaks {PROTOCOL} (Sec-WebSocket-Protocol); old m7s peers are not in this version");
             return Err(No(400, "old-peer", why));
         }
+        if cid == *self.0.peers.cid() {
+            let why = format!("{cid} is this node's own id; give the lower node another one (node.cid)");
+            return Err(No(409, "own-id", why));
+        }
         self.0.peers.may_accept(&cid).map_err(|why| No(503, "no-room", why))?;
         Ok((cid, accept_key(key)))
     }
@@ -202,11 +206,12 @@ async fn by_library(
                 .header(header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
                 .body(Body::empty())
         }
-        Err(No(status, kind, detail)) => Response::builder()
-            .status(status)
-            .header(header::CONTENT_TYPE, PROBLEM_TYPE)
-            .header(header::RETRY_AFTER, RETRY_AFTER)
-            .body(Body::from(problem(status, kind, &detail))),
+        Err(No(status, kind, detail)) => {
+            let refused = Response::builder().status(status).header(header::CONTENT_TYPE, PROBLEM_TYPE);
+            // What is wrong with a token now is wrong later, too.
+            let refused = if status == 503 { refused.header(header::RETRY_AFTER, RETRY_AFTER) } else { refused };
+            refused.body(Body::from(problem(status, kind, &detail)))
+        }
     };
     response.expect("statuses are in range and headers constant or base64")
 }

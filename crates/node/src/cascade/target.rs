@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use culvert_cascade::check;
+use culvert_cascade::{check, drop_hop_by_hop, upward};
 use culvert_net::http1::{PROBLEM_TYPE, problem};
 use culvert_net::{Conn, dial, tls};
 use http::header::{self, HeaderName, HeaderValue};
@@ -94,14 +94,14 @@ impl Targets {
             return Ok(joined(answer, client));
         }
         let mut answer = answer.map(Body::new);
+        // Within what is mounted here a path is one of this node; what leads elsewhere on the device leads nowhere.
         let moved = answer.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
-        let moved = moved.and_then(|to| to.strip_prefix(prefix)).filter(|to| to.starts_with('/'));
-        if let Some(moved) = moved.and_then(|to| HeaderValue::try_from(format!("/target/{name}{to}")).ok()) {
+        let moved = moved.and_then(|to| at_device(to, target)).and_then(|to| to.strip_prefix(prefix));
+        let moved = moved.filter(|to| to.starts_with('/')).and_then(|to| HeaderValue::try_from(to).ok());
+        if let Some(moved) = moved {
             answer.headers_mut().insert(header::LOCATION, moved);
         }
-        for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::SET_COOKIE, header::UPGRADE] {
-            answer.headers_mut().remove(name);
-        }
+        upward(answer.headers_mut(), &format!("/target/{name}"));
         Ok(answer)
     }
 
@@ -128,6 +128,7 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 fn downward(mut headers: HeaderMap, target: &TargetUrl, upgrade: bool) -> HeaderMap {
+    drop_hop_by_hop(&mut headers);
     for name in &STAY {
         headers.remove(name);
     }
@@ -145,11 +146,21 @@ fn downward(mut headers: HeaderMap, target: &TargetUrl, upgrade: bool) -> Header
     headers
 }
 
+/// The path of a redirection; None where it leads away from the device, which writes its own URL by the `Host` that it was
+/// told.
+fn at_device<'a>(to: &'a str, target: &TargetUrl) -> Option<&'a str> {
+    let scheme = if target.is_secure() { "https://" } else { "http://" };
+    let Some(rest) = to.strip_prefix(scheme) else { return Some(to) };
+    let (host, path) = rest.split_at(rest.find('/')?);
+    (host == target.host() || host == format!("{}:{}", target.host(), target.port())).then_some(path)
+}
+
 /// A WebSocket of the device. Spawns the task that joins the two ends.
 fn joined(answer: http::Response<hyper::body::Incoming>, client: hyper::upgrade::OnUpgrade) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = answer.headers().clone();
+    response.headers_mut().remove(header::SET_COOKIE);
     tokio::spawn(async move {
         if let Ok((client, device)) = tokio::try_join!(client, hyper::upgrade::on(answer)) {
             let (mut client, mut device) = (TokioIo::new(client), TokioIo::new(device));

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 pub use pulls::Pulls;
-pub use pushes::{Order, PushInfo, Pushes, StartError};
+pub use pushes::{Order, PushInfo, Pushes, Routes, StartError};
 
 /// What one pull or push is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]

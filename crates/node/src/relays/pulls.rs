@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use culvert_hub::{Demand, End, Hub, Identity, Publisher, Source, Starting};
+use culvert_hub::{Demand, End, Hub, Identity, Publisher, Refusal, Source, Starting};
 use culvert_media::StreamName;
 use rustls::ClientConfig;
 use tokio::sync::watch;
@@ -41,7 +41,7 @@ struct Inner {
 #[derive(Clone)]
 struct Running {
     board: Arc<Board>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<Refusal>>,
     always: bool,
 }
 
@@ -87,7 +87,7 @@ impl Pulls {
         stream: StreamName,
         url: PullUrl,
         board: Arc<Board>,
-        failed: watch::Sender<Option<String>>,
+        failed: watch::Sender<Option<Refusal>>,
         on_demand: bool,
     ) {
         let mut backoff = Backoff::default();
@@ -121,7 +121,8 @@ impl Pulls {
             if on_demand && !keep {
                 // Its viewers are told at once; the next one makes another attempt.
                 self.running().remove(&stream);
-                failed.send_replace(Some(format!("the source of {stream} failed: {why}")));
+                let why = format!("the source of {stream} failed: {why}");
+                failed.send_replace(Some(Refusal::NotStarted(why)));
                 return;
             }
             held = publisher.filter(|_| keep);
@@ -204,7 +205,7 @@ impl Demand for Pulls {
         }
         if running.len() >= PULLS {
             let why = format!("this node pulls as many streams as it may ({PULLS})");
-            return Some(Starting { timeout, failed: watch::channel(Some(why)).1 });
+            return Some(Starting::refused(Refusal::Full(why)));
         }
         let url = self.0.config.on_demand.url_for(stream)?;
         let (failed, seen) = watch::channel(None);

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use culvert_hub::{Event, Hub, Identity, Source, Subscriber};
-use culvert_link::Backoff;
+use culvert_link::{Backoff, Upper};
 use culvert_live::{PushError, PushNews};
 use culvert_media::{Cid, StreamName};
+use culvert_net::DialOptions;
 use culvert_rtmp::ClientError;
 use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::{Board, Doing, RelayInfo};
 use crate::config::{Push, PushUrl, Retry};
@@ -32,7 +34,7 @@ struct Inner {
     hub: Hub,
     /// Of this node, for targets that want to know where a stream comes from.
     cid: Cid,
-    tls: Arc<ClientConfig>,
+    routes: Routes,
     silence: Duration,
     stop: CancellationToken,
     table: Mutex<Table>,
@@ -49,6 +51,28 @@ struct Row {
     configured: bool,
     board: Arc<Board>,
     stop: CancellationToken,
+}
+
+/// How targets are reached: one that is an upper of this node in the way that its link takes, with its token; all others
+/// straight, trusting the public authorities.
+pub struct Routes {
+    trust: Arc<ClientConfig>,
+    straight: DialOptions,
+    uppers: Vec<Upper>,
+}
+
+impl Routes {
+    /// Of these uppers.
+    pub fn new(trust: Arc<ClientConfig>, uppers: Vec<Upper>) -> Routes {
+        Routes { straight: DialOptions { tls: Some(trust.clone()), ..DialOptions::default() }, trust, uppers }
+    }
+
+    fn to(&self, url: &Url) -> (&DialOptions, Option<&str>) {
+        let place = (url.host_str(), url.port_or_known_default(), url.scheme() == "wss");
+        let same = |upper: &&Upper| (Some(upper.url.host.as_str()), Some(upper.url.port), upper.url.secure) == place;
+        let upper = self.uppers.iter().find(same);
+        upper.map_or((&self.straight, None), |upper| (&upper.options, upper.token.as_deref()))
+    }
 }
 
 /// What to push where.
@@ -98,8 +122,8 @@ enum Ended {
 
 impl Pushes {
     /// None yet. `silence` bounds each step of a target, `cid` is this node's.
-    pub fn new(hub: Hub, cid: Cid, tls: Arc<ClientConfig>, silence: Duration, stop: CancellationToken) -> Pushes {
-        Pushes(Arc::new(Inner { hub, cid, tls, silence, stop, table: Mutex::default() }))
+    pub fn new(hub: Hub, cid: Cid, routes: Routes, silence: Duration, stop: CancellationToken) -> Pushes {
+        Pushes(Arc::new(Inner { hub, cid, routes, silence, stop, table: Mutex::default() }))
     }
 
     /// Spawns a task for each push of the configuration.
@@ -226,16 +250,17 @@ impl Pushes {
 
     /// One connection to the target.
     async fn send(&self, order: &Order, feed: &mut Subscriber, mut news: impl FnMut(PushNews) + Send) -> Ended {
-        let (url, tls, silence) = (order.url.url(), &self.0.tls, self.0.silence);
+        let (url, silence) = (order.url.url(), self.0.silence);
         if matches!(url.scheme(), "ws" | "wss") {
-            let push = culvert_live::Push { url, cid: &self.0.cid, tls, silence, on_demand: order.on_demand };
+            let (dial, token) = self.0.routes.to(url);
+            let push = culvert_live::Push { url, cid: &self.0.cid, dial, token, silence, on_demand: order.on_demand };
             return match culvert_live::push(&push, feed, news).await {
                 Ok(()) | Err(PushError::SourceEnded(_)) => Ended::Source,
                 Err(error) => Ended::Failed(error.to_string(), error.retry_after()),
             };
         }
         let begun = || news(PushNews::Begun { tells: false });
-        match culvert_rtmp::push(url.as_str(), tls, silence, feed, begun).await {
+        match culvert_rtmp::push(url.as_str(), &self.0.routes.trust, silence, feed, begun).await {
             Ok(()) | Err(ClientError::SourceEnded(_)) => Ended::Source,
             Err(error) => Ended::Failed(error.to_string(), None),
         }

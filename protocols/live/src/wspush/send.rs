@@ -1,6 +1,5 @@
 //! The pusher: a feed to a server that takes WebSocket-FLV.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -11,7 +10,6 @@ use culvert_media::{Cid, Tracks};
 use culvert_net::ws::client::{Upgrade, UpgradeError, connect};
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role, WsError};
 use culvert_net::{DialError, DialOptions, ReadHalf, WriteHalf, dial_with};
-use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -36,8 +34,10 @@ pub struct Push<'a> {
     pub url: &'a Url,
     /// The platform that the stream comes from, where the query of the URL does not say it.
     pub cid: &'a Cid,
-    /// What is trusted.
-    pub tls: &'a Arc<ClientConfig>,
+    /// What is trusted, and what proxy is on the way out.
+    pub dial: &'a DialOptions,
+    /// Shown as a bearer token where the URL has no credentials.
+    pub token: Option<&'a str>,
     /// Bounds each step, and the time without progress.
     pub silence: Duration,
     /// Rest while the server says that nobody watches.
@@ -156,15 +156,15 @@ impl Sending {
         let url = push.url;
         let tls = match url.scheme() {
             "ws" => None,
-            "wss" => Some(push.tls.clone()),
+            "wss" => Some(push.dial.tls.clone().ok_or_else(|| PushError::Url("nothing is trusted for wss".into()))?),
             other => return Err(PushError::Url(format!("WebSocket-FLV is pushed to ws or wss, not {other}"))),
         };
         let host = url.host_str().ok_or_else(|| PushError::Url("the URL has no host".into()))?;
         let port = url.port_or_known_default().unwrap_or(80);
-        let options = DialOptions { tls, uplink: true, ..DialOptions::default() };
+        let options = DialOptions { tls, uplink: true, proxy: push.dial.proxy.clone() };
         let conn = dial_with(host, port, &options, push.silence).await?;
         let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
-        let authorization = authorization(url);
+        let authorization = authorization(url).or_else(|| push.token.map(|token| format!("Bearer {token}")));
         let headers: Vec<_> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
         let upgrade =
             Upgrade { host: &authority, target: &target(url, push.cid), protocol: Some(PROTOCOL), headers: &headers };
