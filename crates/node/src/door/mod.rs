@@ -59,6 +59,17 @@ impl DoorFigures {
     }
 }
 
+/// What the door bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct DoorLimits {
+    /// How long a connection may take to show what it is.
+    pub handshake: Duration,
+    /// Unfinished handshakes of one address.
+    pub per_ip: usize,
+    /// Connections that neither publish nor watch nor link.
+    pub connections: usize,
+}
+
 /// Tells connections apart. Cheap to clone.
 #[derive(Clone)]
 pub struct Door(Arc<Inner>);
@@ -94,14 +105,13 @@ impl Door {
     /// A door to these protocols.
     pub fn new(
         tls: Option<Arc<ServerConfig>>,
-        handshake: Duration,
-        per_ip: usize,
-        connections: usize,
+        limits: DoorLimits,
         protocols: Protocols,
         cascade: Cascade,
         http: Http,
         figures: Arc<DoorFigures>,
     ) -> Door {
+        let DoorLimits { handshake, per_ip, connections } = limits;
         let strangers = Strangers::new(per_ip);
         let places = Arc::new(Semaphore::new(connections));
         let tls = tls.map(TlsAcceptor::from);
