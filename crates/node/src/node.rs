@@ -17,7 +17,7 @@ use crate::api::{self, Api};
 use crate::auth::{Guard, Rules};
 use crate::cascade::{self, Cascade, Demands};
 use crate::config::{Config, FanOutClass, NodeIdentity, Tls};
-use crate::door::{Door, DoorFigures};
+use crate::door::{Door, DoorFigures, DoorLimits};
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::pages;
@@ -83,8 +83,8 @@ impl Node {
         let certificate = server_tls(config)?;
         let secure = certificate.is_some();
         let per_ip = config.limits.per_ip_handshakes.get();
-        let door =
-            Door::new(certificate, handshake, per_ip, descriptors() / 5, protocols, cascade.clone(), http, figures);
+        let limits = DoorLimits { handshake, per_ip, connections: descriptors() / 5 };
+        let door = Door::new(certificate, limits, protocols, cascade.clone(), http, figures);
 
         let listener = bind(config.listen)?;
         let address = listener.local_addr()?;
