@@ -13,8 +13,6 @@ mod source;
 mod uplink;
 
 pub use peers::{PeerEvent, PeerInfo, PeerLimits, Peers};
-pub use proxy::{
-    Destination, Fault, PathError, Proxy, REQUESTER, check, drop_hop_by_hop, level, problem, upward,
-};
+pub use proxy::{Destination, Fault, PathError, Proxy, REQUESTER, check, drop_hop_by_hop, level, problem, upward};
 pub use relays::{OnDemand, Relays};
 pub use source::serve_relay;

@@ -176,10 +176,7 @@ impl Relay<'_> {
             }
             let why = match attempt {
                 Attempt::End(end) => return Ok(end),
-                Attempt::Broken(why) if place.live => {
-                    tracing::warn!(stream = %self.publisher.name(), peer = %self.cid, %why, "relay broken off");
-                    return Ok(End::Lost);
-                }
+                // Viewers who are here are told that it was lost, those who wait for it why.
                 Attempt::Broken(why) => return Err(Refusal::NotStarted(why)),
                 Attempt::Refused(why) if place.live => why.to_string(),
                 Attempt::Refused(why) => return Err(why),
@@ -332,6 +329,11 @@ impl Relay<'_> {
                     keys_only: report.keys_only,
                     queued_ms: u32::try_from(report.queued.as_millis()).unwrap_or(u32::MAX),
                 }),
+                Record::End(_) if !place.live => {
+                    // Whoever waits for it would ask for it again and again.
+                    let why = format!("{} ended the stream before it began", self.cid);
+                    return Some(Attempt::Refused(Refusal::NotStarted(why)));
+                }
                 Record::End(Ending::Finished) => return Some(Attempt::End(End::Finished)),
                 Record::End(Ending::Lost) => return Some(Attempt::End(End::Lost)),
                 Record::End(Ending::Closed) => return Some(Attempt::End(End::Closed)),

@@ -21,6 +21,8 @@ use crate::stream::{Stream, StreamInfo, WISHES, Wish};
 
 /// How long a viewer waits for a publisher that has begun but not yet said what its tracks are.
 const TRACKS_WAIT: Duration = Duration::from_secs(10);
+/// How often a viewer has a stream started that ends before he is let in.
+const STARTS: usize = 4;
 /// News that a slow listener may fall behind by before it must list again.
 const EVENTS: usize = 256;
 
@@ -141,7 +143,7 @@ impl Hub {
     ) -> Result<Admission, Refusal> {
         let mut deadline = Instant::now() + grant.wait;
         let mut starting: Option<Starting> = None;
-        let mut seen = false;
+        let (mut seen, mut starts) = (false, 0);
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
@@ -160,8 +162,9 @@ impl Hub {
                 // It was reserved and its tracks are about to come; that bound is counted once.
                 Some(_) if !std::mem::replace(&mut seen, true) => deadline = deadline.max(Instant::now() + TRACKS_WAIT),
                 Some(_) => {}
-                None if starting.is_none() => {
+                None if starting.is_none() && starts < STARTS => {
                     starting = demand.start(name);
+                    starts += 1;
                     if let Some(starting) = &starting {
                         deadline = deadline.max(Instant::now() + starting.timeout);
                     }

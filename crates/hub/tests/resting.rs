@@ -109,3 +109,29 @@ async fn what_a_resting_source_brought_last_is_not_shown_to_who_comes_later() {
     assert_eq!(seen.len(), 2);
     assert_eq!(seen[0], seen[1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_on_demand_ends_at_once_when_the_last_viewer_leaves_for_good_and_else_after_the_grace() {
+    let grace = Duration::from_secs(10);
+    for (leaves_last, took) in [(true, 0), (false, 10)] {
+        let hub = Hub::new(HubLimits::default());
+        let publisher = hub.publish(&name(), source(), Identity::anonymous()).expect("the name is free");
+        publisher.set_tracks(tracks());
+        let (relay, viewer) = (read(&hub), read(&hub));
+        let begun = tokio::time::Instant::now();
+        let ends = publisher.end_unwatched(grace, grace);
+        tokio::pin!(ends);
+        assert!(timeout(Duration::from_millis(1), &mut ends).await.is_err());
+        if leaves_last {
+            drop(viewer);
+            relay.leave();
+        } else {
+            relay.leave();
+            assert!(timeout(Duration::from_millis(1), &mut ends).await.is_err(), "somebody else watches");
+            drop(viewer);
+        }
+        ends.await;
+        assert_eq!(begun.elapsed().as_secs(), took);
+        assert!(hub.info(&name()).is_none());
+    }
+}

@@ -325,3 +325,22 @@ async fn a_viewer_of_a_missing_stream_waits_as_long_as_the_gate_says_and_no_long
     drop(publisher);
     assert_eq!(hub.figures().refusals().iter().map(|(_, _, n)| n).sum::<u64>(), 3);
 }
+
+/// Starts what ends at once and says nothing, and counts how often.
+struct Mute(std::sync::atomic::AtomicUsize);
+
+impl Demand for Mute {
+    fn start(&self, _: &StreamName) -> Option<Starting> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Some(Starting { timeout: Duration::from_secs(3), failed: tokio::sync::watch::channel(None).1 })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_ends_at_once_and_says_nothing_is_not_started_again_and_again() {
+    let mute = Arc::new(Mute(Default::default()));
+    let gate = Gate::new(small(), Arc::new(Everybody(Duration::ZERO)), mute.clone());
+    let begun = tokio::time::Instant::now();
+    assert_eq!(gate.play(&ask()).await.err(), Some(Refusal::NoStream(name())));
+    assert_eq!((mute.0.load(std::sync::atomic::Ordering::Relaxed), begun.elapsed().as_secs()), (4, 3));
+}

@@ -140,7 +140,8 @@ fn apply(known: &mut Known, line: Line) {
         }
         Line::Peer { version, path, peer } => {
             known.version = version;
-            known.left_out += u64::from(!(is_path(&path) && insert(&mut known.peers, path, peer.bounded(), MOST_PEERS)));
+            known.left_out +=
+                u64::from(!(is_path(&path) && insert(&mut known.peers, path, peer.bounded(), MOST_PEERS)));
         }
         Line::PeerGone { version, path } => {
             known.version = version;

@@ -186,11 +186,7 @@ impl Writer {
     }
 
     /// What is other than the reader knows it; of figures alone only where they are asked for.
-    async fn differences(
-        &mut self,
-        (streams, peers): (Rows<StreamItem>, Rows<PeerItem>),
-        figures: bool,
-    ) -> Option<()> {
+    async fn differences(&mut self, (streams, peers): (Rows<StreamItem>, Rows<PeerItem>), figures: bool) -> Option<()> {
         let mut told = std::mem::take(&mut self.told);
         for name in gone(&told.streams, &streams) {
             told.streams.remove(&name);

@@ -65,7 +65,9 @@ impl Destination {
 }
 
 fn without_token(target: String) -> String {
-    let Some((path, query)) = target.split_once('?').filter(|(_, query)| query.contains("token=")) else { return target };
+    let Some((path, query)) = target.split_once('?').filter(|(_, query)| query.contains("token=")) else {
+        return target;
+    };
     let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("token=")).collect();
     if kept.is_empty() { path.to_string() } else { format!("{path}?{}", kept.join("&")) }
 }
@@ -190,7 +192,7 @@ fn passed_on(to: &Destination, answer: Response<Answer>) -> Result<Response<Body
         return Err(Fault::BadAnswer(to.cid.clone(), "it has too many headers"));
     }
     let mut response = answer.map(body);
-    headers::upward(response.headers_mut(), &format!("/peer/{}", to.cid));
+    upward(response.headers_mut(), &format!("/peer/{}", to.cid));
     Ok(response)
 }
 

@@ -172,7 +172,7 @@ impl Uplink {
             return self.probe(now);
         }
         // Not before there is room: until then better is known about what is worth sending.
-        let (bytes, key) = self.queue.next_size(self.path.is_slow(now));
+        let (bytes, key) = self.queue.next_size();
         if !self.path.may_begin(now, bytes, key) {
             self.path.handle_held(now, true);
             return None;

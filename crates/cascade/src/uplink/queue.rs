@@ -1,6 +1,6 @@
 //! Frames that wait for the uplink, and which of them are still worth sending.
 //!
-//! The order is that of the stream, but on a slow path sound goes before pictures. Whether a frame is in time is decided when its turn
+//! The order is that of the stream, but sound goes before pictures, once these have begun. Whether a frame is in time is decided when its turn
 //! comes, not before: by then the path may be fast again. A video track is only ever cut from one frame up to the next
 //! key frame, so that whatever is sent can be decoded; frames that nothing refers to may be missing anywhere.
 
@@ -76,6 +76,8 @@ struct Lane {
     highest_temporal_id: Option<u8>,
     /// Video: nothing that comes can be decoded before a key frame comes.
     wants_key: bool,
+    /// Sound may overtake: a key frame was on its way, or is not to be waited for.
+    begun: bool,
     /// See [`CAUTION`]: counted down by key frames.
     caution: u8,
     /// Frames missing before the next key frame that comes.
@@ -89,7 +91,15 @@ impl Lane {
         let highest_temporal_id =
             if track.codec == Codec::H265 { h265::highest_temporal_id(&track.config) } else { None };
         let wants_key = track.kind() == Kind::Video;
-        Lane { track: track.clone(), highest_temporal_id, wants_key, caution: 0, gap: 0, bent: false }
+        Lane {
+            track: track.clone(),
+            highest_temporal_id,
+            wants_key,
+            begun: !wants_key,
+            caution: 0,
+            gap: 0,
+            bent: false,
+        }
     }
 
     fn class(&self, frame: &Frame) -> Class {
@@ -148,6 +158,7 @@ impl Queue {
             let same = before.iter().position(|lane| lane.track == *track);
             let mut lane = same.map_or_else(|| Lane::new(track), |at| before.swap_remove(at));
             lane.wants_key &= !resumed;
+            lane.begun |= resumed;
             self.lanes.push(lane);
         }
         self.items.push_back(Item::Tracks(tracks));
@@ -213,7 +224,7 @@ impl Queue {
     /// What to send next, if anything: frames that would not arrive in time are left out.
     pub(super) fn poll(&mut self, now: Instant, path: &Path) -> Option<Out> {
         loop {
-            let at = self.next(path.is_slow(now));
+            let at = self.next();
             let in_time = match self.items.get(at) {
                 None => return self.end.map(Out::End),
                 Some(Item::Tracks(_)) => true,
@@ -231,16 +242,18 @@ impl Queue {
     }
 
     /// Size of the media of what would be sent next, and whether it is a key frame.
-    pub(super) fn next_size(&self, slow: bool) -> (usize, bool) {
-        match self.items.get(self.next(slow)) {
+    pub(super) fn next_size(&self) -> (usize, bool) {
+        match self.items.get(self.next()) {
             Some(Item::Frame(waiting)) => (waiting.frame.data.len(), waiting.class == Class::Key),
             Some(Item::Tracks(_)) | None => (0, false),
         }
     }
 
-    /// Whatever is first; on a slow path the first sound of the tracks that are under way, if there is any.
-    fn next(&self, slow: bool) -> usize {
-        if !slow {
+    /// The first sound of the tracks that are under way, else whatever is first.
+    fn next(&self) -> usize {
+        // A relay begins with some seconds at once. With their sound first, a viewer who begins at the key frame would
+        // hear none of it.
+        if self.lanes.iter().any(|lane| !lane.begun) {
             return 0;
         }
         let mut frames = self.items.iter().map_while(|item| match item {
@@ -257,6 +270,7 @@ impl Queue {
         if class == Class::Key {
             self.hopeless = false;
             if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.track.id == frame.track) {
+                lane.begun = true;
                 lane.caution = lane.caution.saturating_sub(1);
             }
         }
@@ -353,6 +367,7 @@ impl Queue {
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.track.id == track) else { return };
         lane.bent |= bent;
         lane.gap += gap;
+        lane.begun = true;
         if cut {
             lane.caution = CAUTION;
             lane.wants_key |= stays.is_none();

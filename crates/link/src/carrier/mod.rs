@@ -161,12 +161,7 @@ impl Carrier {
             self.closing = Some(now + FAREWELL);
         }
         if let Some(until) = self.closing {
-            let written = self.poll_drain(cx);
-            if written.is_ready() || now >= until {
-                return Poll::Ready(written_or_done(written));
-            }
-            self.tick.as_mut().reset(until);
-            return self.tick.as_mut().poll(cx).map(Ok);
+            return self.poll_farewell(cx, until).map(Ok);
         }
         while self.tick.as_mut().poll(cx).is_ready() {
             if now >= self.heard + SILENCE {
@@ -188,6 +183,34 @@ impl Carrier {
         match self.poll_drain(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Says the last words, and reads on until the other end has heard them: a socket that is closed with something unread
+    /// resets, and the reset overtakes the words.
+    fn poll_farewell(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
+        self.tick.as_mut().reset(until);
+        if self.tick.as_mut().poll(cx).is_ready() || matches!(self.poll_drain(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
+        loop {
+            match self.advance() {
+                Ok(Some(true)) => {
+                    let Some(payload) = &mut self.payload else { continue };
+                    let n = self.input.len().min(usize::try_from(payload.left).unwrap_or(usize::MAX));
+                    payload.left -= n as u64;
+                    self.input.advance(n);
+                }
+                Ok(None) => {
+                    self.input.reserve(READ_IDLE);
+                    match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
+                        Poll::Ready(Ok(n)) if n > 0 => self.shared.count_received(n),
+                        Poll::Ready(Ok(_) | Err(_)) => return Poll::Ready(()),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
+                Ok(Some(false)) | Err(_) => return Poll::Ready(()),
+            }
         }
     }
 
@@ -236,13 +259,6 @@ impl Carrier {
                 _ => return Err(broken("an opcode that is not defined")),
             }
         }
-    }
-}
-
-fn written_or_done(written: Poll<io::Result<()>>) -> io::Result<()> {
-    match written {
-        Poll::Ready(Err(error)) => Err(error),
-        Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
     }
 }
 
@@ -308,14 +324,15 @@ impl AsyncWrite for Carrier {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.closing.is_some() {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
         // Who waits to write does not always read meanwhile; a dead peer must be found out all the same.
         if this.output.len() >= WRITE
             && let Poll::Ready(ended) = this.poll_heartbeat(cx)
         {
             return Poll::Ready(Err(ended.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())));
+        }
+        if this.closing.is_some() {
+            // After the last words nothing is said; an error here would end the connection before they were heard.
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
         if this.output.len() >= WRITE {
             return Poll::Pending;
@@ -332,7 +349,8 @@ impl AsyncWrite for Carrier {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_drain(cx)
+        let this = self.get_mut();
+        if this.closing.is_some() { Poll::Ready(Ok(())) } else { this.poll_drain(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -113,3 +113,38 @@ async fn a_peer_that_pings_without_reading_is_given_up() {
         () = pinging => panic!("it was never told"),
     }
 }
+
+#[tokio::test]
+async fn last_words_are_heard_by_an_end_that_is_writing_all_the_time() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let remote = listener.local_addr().unwrap();
+    let (client, server) = tokio::join!(tokio::net::TcpStream::connect(remote), listener.accept());
+    let shared = Arc::new(Shared::new());
+    let mut server = Carrier::new(Conn::tcp(server.unwrap().0, remote), Role::Server, shared.clone());
+    let heard = Arc::new(Shared::new());
+    let client = Carrier::new(Conn::tcp(client.unwrap(), remote), Role::Client, heard.clone());
+    let (mut read, mut write) = tokio::io::split(client);
+    let writing = tokio::spawn(async move { while write.write_all(&[7; 10_000]).await.is_ok() {} });
+    let closing = async {
+        let mut bytes = vec![0; 100_000];
+        for _ in 0..10 {
+            assert!(server.read(&mut bytes).await.unwrap() > 0);
+        }
+        shared.close(4001, "replaced");
+        while server.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
+        drop(server);
+    };
+    let mut byte = [0];
+    let (_, ()) = tokio::join!(read.read(&mut byte), closing);
+    assert_eq!(heard.closed(), Some((4001, "replaced".into())));
+    writing.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_does_not_hear_last_words_is_left_after_two_seconds() {
+    let (mut server, _deaf, shared) = bare();
+    let begun = Instant::now();
+    shared.close(4001, "replaced");
+    assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(begun.elapsed(), FAREWELL);
+}

@@ -20,7 +20,7 @@ use super::Cascade;
 
 /// A key for the handshake that WebSocket handlers want to see: HTTP/2 has none (RFC 8441 5.1), and nobody looks at what
 /// is made of it.
-const KEY: &str = "Y3VsdmVydC1vdmVyLWgyLi4=";
+const KEY: &str = "Y3VsdmVydC1vdmVyLWgyLg==";
 
 pub(super) struct Down {
     cascade: Cascade,

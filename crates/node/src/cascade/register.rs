@@ -27,10 +27,11 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What a lower is told to wait that is one too many.
 const RETRY_AFTER: &str = "30";
 
-/// Whether this target, path and query, is where lowers dial, behind whatever context path.
+/// Whether this target, path and query, is where lowers dial, behind whatever context path. What is behind `/peer/` is
+/// asked of that platform.
 fn claims(target: &str) -> Option<&str> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    path.ends_with(REGISTER).then_some(query)
+    (path.ends_with(REGISTER) && !path.starts_with("/peer/")).then_some(query)
 }
 
 /// What a dialling lower shows.

@@ -82,7 +82,8 @@ impl Targets {
         // It ends with the answer's body, or with the WebSocket.
         tokio::spawn(connection.with_upgrades());
         let (parts, body) = request.into_parts();
-        let mut asked = http::Request::new(body);
+        // A body, even an empty one in chunks, would be taken for the first bytes of the WebSocket.
+        let mut asked = http::Request::new(if upgrade { Body::empty() } else { body });
         *asked.method_mut() = parts.method;
         let prefix = target.path().trim_end_matches('/');
         *asked.uri_mut() = Uri::try_from(format!("{prefix}{path}"))
