@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::wait::soon;
+use crate::wait::{LONG, soon, within};
 
 /// What a publisher sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,11 +26,14 @@ pub enum Media {
     VideoOnly,
     /// AAC alone.
     AudioOnly,
+    /// H.264 at 2 Mbit/s whatever is shown, and AAC.
+    TwoMegabits,
 }
 
 const VIDEO: &str = "-re -f lavfi -i testsrc2=size=320x180:rate=25";
 const AUDIO: &str = "-re -f lavfi -i sine=frequency=440:sample_rate=48000";
 const H264: &str = "-c:v libx264 -preset ultrafast -bf 0 -g 25 -pix_fmt yuv420p";
+const CBR: &str = "-b:v 2M -minrate 2M -maxrate 2M -bufsize 400k -x264-params nal-hrd=cbr";
 const B_FRAMES: &str = "-c:v libx264 -preset veryfast -bf 2 -b_strategy 0 -g 25 -pix_fmt yuv420p";
 const H265: &str = "-c:v libx265 -preset ultrafast -g 25 -x265-params log-level=none -pix_fmt yuv420p";
 const AV1: &str = "-c:v libsvtav1 -preset 12 -g 25 -pix_fmt yuv420p";
@@ -44,6 +47,7 @@ impl Media {
             Media::Av1Opus => format!("{VIDEO} {AUDIO} {AV1} -c:a libopus"),
             Media::VideoOnly => format!("{VIDEO} {H264}"),
             Media::AudioOnly => format!("{AUDIO} -c:a aac"),
+            Media::TwoMegabits => format!("{VIDEO} {AUDIO} {H264} {CBR} -c:a aac"),
         }
     }
 
@@ -188,7 +192,8 @@ impl Played {
             a.and(b).expect("ffmpeg writes text");
             child.wait().await.expect("it was started")
         };
-        let status = soon(&format!("ffmpeg to play {what}"), read).await;
+        let bound = LONG + Duration::from_secs(asked);
+        let status = within(bound, &format!("ffmpeg to play {what}"), read).await;
         // The null output rounds stamps to the frame rate, and then complains of what it rounded; that is no decoder's
         // error, and whether stamps go forward is for [`crate::view::Continuity`] to see.
         let errors = errors.lines().filter(|line| !line.starts_with("[null @")).collect::<Vec<_>>().join("\n");
@@ -196,6 +201,11 @@ impl Played {
             |key: &str| progress.lines().rev().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
         let time = Duration::from_micros(last("out_time_us=").unwrap_or_default());
         Played { status, frames: last("frame=").unwrap_or_default(), time, asked, errors }
+    }
+
+    /// Nothing that came was wrong, from the first frame on; some may not have come.
+    pub fn assert_decoded(&self, what: &str) {
+        assert!(self.status.success() && self.errors.is_empty() && self.frames > 0, "{what}: {self:?}");
     }
 
     /// Nothing was wrong from the first frame on, and all that was asked for was played.

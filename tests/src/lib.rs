@@ -5,8 +5,11 @@
 //! awaited is looked at until it is there ([`wait`]); sleeping is only how media is paced.
 #![forbid(unsafe_code)]
 
+pub mod cascade;
+pub mod client;
 pub mod ffmpeg;
 pub mod http;
+pub mod lower;
 pub mod media;
 pub mod nginx;
 pub mod node;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use culvert_formats::flv::{Demux, Event, Reader};
-use culvert_hub::{End, Feed, Next};
+use culvert_hub::{End, Feed, Identity, Next, Publisher, Source};
 use culvert_media::{Frame, Time, Tracks};
 use culvert_net::tls;
 use culvert_node::camera::{AudioChoice, Clip, VideoChoice};
@@ -11,6 +11,8 @@ use culvert_rtmp::ClientError;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use crate::TestNode;
+use crate::node::stream_name;
 use crate::wait::LONG;
 
 /// Things to publish, each due some time after the first one was asked for.
@@ -99,4 +101,35 @@ pub fn publish(url: String, mut script: Script) -> Publishing {
 /// Spawns a publisher of the clip as it is.
 pub fn publish_clip(url: String) -> Publishing {
     publish(url, Script::clip(|_, frame| Some(frame)))
+}
+
+/// Reserves a stream of a node without a protocol between, as this identity.
+pub fn publisher(node: &TestNode, stream: &str, identity: Identity) -> Publisher {
+    let source = Source { protocol: "test", remote: node.address() };
+    node.node.hub.publish(&stream_name(stream), source, identity).expect("nobody else publishes it")
+}
+
+/// Plays a script into a publisher, each frame with the wall clock of its moment, until the script or the publisher ends.
+pub async fn drive(publisher: Publisher, mut script: Script) {
+    loop {
+        let next = tokio::select! {
+            next = script.next() => next,
+            () = publisher.cancelled() => return,
+        };
+        match next {
+            Next::Tracks(tracks) => publisher.set_tracks(tracks),
+            Next::Frame(frame) => {
+                if publisher.write(Frame { wall: SystemTime::now(), ..frame }).is_err() {
+                    return;
+                }
+            }
+            Next::Gap(_) => publisher.gap(),
+            Next::End(end) => return publisher.finish(end),
+        }
+    }
+}
+
+/// Spawns both: a stream without loss or jitter, whose stamps are those of the script.
+pub fn into_hub(node: &TestNode, stream: &str, script: Script) -> JoinHandle<()> {
+    tokio::spawn(drive(publisher(node, stream, Identity::anonymous()), script))
 }

@@ -28,8 +28,17 @@ impl TestNode {
 
     /// The same on this port.
     pub fn at(port: u16, yaml: &str) -> TestNode {
+        TestNode::with(port, "", yaml)
+    }
+
+    /// The same under this platform id; port 0 is one that is free.
+    pub fn named(cid: &str, port: u16, yaml: &str) -> TestNode {
+        TestNode::with(port, &format!("cid: {cid}, "), yaml)
+    }
+
+    fn with(port: u16, who: &str, yaml: &str) -> TestNode {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let own = format!("listen: 127.0.0.1:{port}\nnode: {{data_dir: {:?}}}\n", dir.path().join("data"));
+        let own = format!("listen: 127.0.0.1:{port}\nnode: {{{who}data_dir: {:?}}}\n", dir.path().join("data"));
         let config = config::parse(&(own + yaml), Path::new("test.yaml")).unwrap_or_else(|fault| panic!("{fault}"));
         let node = Node::start(&config).unwrap_or_else(|fault| panic!("{fault:#}"));
         TestNode { node, dir }

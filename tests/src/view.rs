@@ -3,13 +3,18 @@
 use bytes::BytesMut;
 use culvert_formats::flv::{Demux, Event, Reader, Tag};
 use culvert_media::{Frame, Time, TrackId};
+use culvert_net::{dial, tls};
+use futures_util::StreamExt;
 use std::collections::HashMap;
 use std::time::SystemTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::process::ChildStdin;
+use tokio_tungstenite::client_async;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::node::TestNode;
-use crate::wait::soon;
+use crate::wait::{LONG, soon};
 
 /// A viewer that was let in.
 pub struct Viewer {
@@ -83,6 +88,19 @@ pub async fn ask(node: &TestNode, path: &str, receive_bytes: Option<u32>) -> Tcp
     let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", node.address());
     socket.write_all(request.as_bytes()).await.expect("the node reads");
     socket
+}
+
+/// Passes the binary messages of a WebSocket on to a player, until it has enough.
+pub async fn by_websocket(node: &TestNode, path: &str, mut player: ChildStdin) {
+    let trust = node.node.secure.then(|| tls::client(Some(&node.certificate())).expect("its own certificate"));
+    let conn = dial("127.0.0.1", node.address().port(), trust, LONG).await.expect("the node listens");
+    let (mut socket, _) = client_async(node.url("ws", path), conn).await.expect("the node speaks WebSocket");
+    while let Some(Ok(message)) = soon("a message", socket.next()).await {
+        let Message::Binary(bytes) = message else { continue };
+        if player.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Looks whether the stamps of each track go forward, and by how much at the most.

@@ -23,8 +23,13 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T
 
 /// The result of something that must come within [`LONG`].
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match timeout(LONG, future).await {
+    within(LONG, what, future).await
+}
+
+/// The same with another bound.
+pub async fn within<T>(bound: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(bound, future).await {
         Ok(result) => result,
-        Err(_) => panic!("waited {} s for {what}", LONG.as_secs()),
+        Err(_) => panic!("waited {} s for {what}", bound.as_secs()),
     }
 }

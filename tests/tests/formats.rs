@@ -5,29 +5,10 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use culvert_net::{dial, tls};
 use culvert_tests::ffmpeg::{Media, installed, skipped};
-use culvert_tests::view::Viewer;
-use culvert_tests::wait::{LONG, soon};
+use culvert_tests::view::{Viewer, by_websocket};
 use culvert_tests::{Ffmpeg, TestNode};
-use futures_util::StreamExt;
-use tokio::io::AsyncWriteExt;
-use tokio::process::{ChildStdin, Command};
-use tokio_tungstenite::client_async;
-use tokio_tungstenite::tungstenite::Message;
-
-/// Passes the binary messages of a WebSocket on to a player, until it has enough.
-async fn websocket(node: &TestNode, path: &str, mut player: ChildStdin) {
-    let trust = node.node.secure.then(|| tls::client(Some(&node.certificate())).unwrap());
-    let conn = dial("127.0.0.1", node.address().port(), trust, LONG).await.unwrap();
-    let (mut socket, _) = client_async(node.url("ws", path), conn).await.unwrap();
-    while let Some(Ok(message)) = soon("a message", socket.next()).await {
-        let Message::Binary(bytes) = message else { continue };
-        if player.write_all(&bytes).await.is_err() {
-            return;
-        }
-    }
-}
+use tokio::process::Command;
 
 /// Plays `live/a` by all three ways.
 async fn play_all(node: &TestNode, players: &[&Ffmpeg], media: Media) {
@@ -35,7 +16,8 @@ async fn play_all(node: &TestNode, players: &[&Ffmpeg], media: Media) {
         for url in [node.url("rtmp", "/live/a"), node.url("http", "/play/live/a.flv")] {
             player.play(&url).await.assert_clean(media, &format!("{media:?} by {url} with {player:?}"));
         }
-        let played = player.play_from("WS-FLV", async |stdin| websocket(node, "/play/live/a.flv", stdin).await).await;
+        let played =
+            player.play_from("WS-FLV", async |stdin| by_websocket(node, "/play/live/a.flv", stdin).await).await;
         played.assert_clean(media, &format!("{media:?} by WS-FLV with {player:?}"));
     }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use culvert_hub::Feed;
 use culvert_live::{Push, PushError, PushNews};
 use culvert_media::{Cid, Kind};
-use culvert_net::tls;
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
+use culvert_net::{DialOptions, tls};
 use culvert_tests::ffmpeg::Media;
 use culvert_tests::http::{Answer, exchange, request};
 use culvert_tests::media::{Script, publish, publish_clip};
@@ -528,7 +528,9 @@ async fn changes_of_a_stream_reach_the_upper() {
 async fn film(url: String, authority: std::path::PathBuf, mut feed: impl Feed) -> Result<(), PushError> {
     let (url, cid) = (url.parse().unwrap(), Cid::parse("camera").unwrap());
     let trust = tls::client(Some(&authority)).unwrap();
-    let push = Push { url: &url, cid: &cid, tls: &trust, silence: Duration::from_secs(5), on_demand: false };
+    let dial = DialOptions { tls: Some(trust), ..DialOptions::default() };
+    let push =
+        Push { url: &url, cid: &cid, dial: &dial, token: None, silence: Duration::from_secs(5), on_demand: false };
     culvert_live::push(&push, &mut feed, |news| assert_eq!(news, PushNews::Begun { tells: true })).await
 }
 
