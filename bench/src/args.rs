@@ -20,6 +20,8 @@ pub enum BenchCommand {
     Fanout(FanoutArgs),
     /// What viewers that stop reading cost the others and the server.
     Stall(StallArgs),
+    /// What links between nodes cost, and what goes through them.
+    Link(LinkArgs),
     /// The bare loop of sends that servers are compared with; started by fanout.
     #[command(hide = true)]
     Floor(FloorArgs),
@@ -89,6 +91,35 @@ pub struct StallArgs {
     pub program: ProgramArgs,
 }
 
+/// `culvert bench link`.
+#[derive(Args, Debug)]
+pub struct LinkArgs {
+    /// What of it, in the order of this list.
+    #[arg(
+        long = "part",
+        visible_alias = "parts",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "idle,storm,request,parallel,throughput,relay"
+    )]
+    pub parts: Vec<Part>,
+    /// Links at once, of idle and storm.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub links: u32,
+    /// Bytes of each body, of throughput.
+    #[arg(long, value_name = "GB", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub gigabytes: u32,
+    /// First viewers, of relay.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub tries: u32,
+    /// JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The program to be measured.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+}
+
 /// The program to be measured.
 #[derive(Args, Debug)]
 pub struct ProgramArgs {
@@ -143,6 +174,38 @@ pub enum Class {
     Shared,
     /// TCP_NODELAY, each tag at once.
     Low,
+}
+
+/// What of a link is measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Memory and CPU of an upper whose links are idle.
+    Idle,
+    /// The upper is killed and comes back; so do all links.
+    Storm,
+    /// One small request after another.
+    Request,
+    /// 64 requests at once: one hangs, one streams, the others are small.
+    Parallel,
+    /// One long body, both ends on one core, beside bare TCP.
+    Throughput,
+    /// Video on demand over one level and over two.
+    Relay,
+}
+
+impl Part {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Part::Idle => "idle",
+            Part::Storm => "storm",
+            Part::Request => "request",
+            Part::Parallel => "parallel",
+            Part::Throughput => "throughput",
+            Part::Relay => "relay",
+        }
+    }
 }
 
 impl ServerKind {
@@ -212,6 +275,13 @@ mod tests {
         assert_eq!(args.protocols, [Protocol::Ws, Protocol::Rtmp]);
         assert_eq!((args.class.as_slice(), args.viewers, args.seconds), (&[Class::Shared, Class::Low][..], 1000, 15));
         assert!(Line::try_parse_from(["bench", "fanout", "--viewers", "0"]).is_err());
+        let line = ["bench", "link", "--part", "storm,relay", "--links", "500"];
+        let BenchCommand::Link(args) = Line::try_parse_from(line).map_err(|e| e.to_string()).unwrap().bench.command
+        else {
+            panic!("link")
+        };
+        assert_eq!((args.parts.as_slice(), args.links), (&[Part::Storm, Part::Relay][..], 500));
+        assert!(Line::try_parse_from(["bench", "link", "--part", "idle,none"]).is_err());
         assert!(Line::try_parse_from(["bench", "fanout", "--protocols", "tcp"]).is_err());
     }
 }

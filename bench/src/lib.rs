@@ -1,5 +1,5 @@
-//! The load generator: what a live-video server costs under many viewers of one stream, and what viewers that stop
-//! reading do to it. `culvert bench` and `culvert-bench` are both [`run`].
+//! The load generator: what a live-video server costs under many viewers of one stream, what viewers that stop reading do
+//! to it, and what the links of a cascade cost. `culvert bench` and `culvert-bench` are both [`run`].
 //!
 //! It measures from outside, by /proc and sockets, so that other servers can be measured in the same run. It does not
 //! look at pictures and does not test correctness; that is `tests/`. Linux only.
@@ -8,6 +8,7 @@
 mod args;
 mod fanout;
 mod floor;
+mod link;
 mod measure;
 mod probe;
 mod proc;
@@ -20,7 +21,9 @@ mod stamp;
 mod stream;
 mod viewers;
 
-pub use args::{BenchArgs, BenchCommand, Class, FanoutArgs, FloorArgs, ProgramArgs, Protocol, ServerKind, StallArgs};
+pub use args::{
+    BenchArgs, BenchCommand, Class, FanoutArgs, FloorArgs, LinkArgs, Part, ProgramArgs, Protocol, ServerKind, StallArgs,
+};
 
 /// Does what the command line says and prints the figures.
 ///
@@ -32,6 +35,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.command {
         BenchCommand::Fanout(args) => fanout::run(&args),
         BenchCommand::Stall(args) => stall::run(&args),
+        BenchCommand::Link(args) => link::run(&args),
         BenchCommand::Floor(args) => floor::run(&args),
     }
 }

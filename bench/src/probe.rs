@@ -18,7 +18,8 @@ pub(crate) struct Probe {
     first_key_micros: Option<u64>,
     last_seq: Option<u32>,
     missing: u64,
-    delays_micros: Vec<u32>,
+    /// Of each tag of the window: its number, and how far behind it was.
+    delays_micros: Vec<(u32, u32)>,
 }
 
 /// What probes have seen together.
@@ -34,8 +35,8 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn add(&mut self, probe: &Probe) {
-        self.first_key_micros.extend(probe.first_key_micros.map(|at| micros_since(probe.asked_micros, at)));
-        self.delays_micros.extend_from_slice(&probe.delays_micros);
+        self.first_key_micros.extend(probe.first_key_micros());
+        self.delays_micros.extend(probe.delays_micros.iter().map(|(_, delay)| delay));
         self.missing += probe.missing;
     }
 }
@@ -53,6 +54,16 @@ impl Probe {
             missing: 0,
             delays_micros: Vec::new(),
         }
+    }
+
+    /// From the request to the first key frame.
+    pub(crate) fn first_key_micros(&self) -> Option<u32> {
+        self.first_key_micros.map(|at| micros_since(self.asked_micros, at))
+    }
+
+    /// Number and delay of each tag, in the order in which they came.
+    pub(crate) fn delays_micros(&self) -> &[(u32, u32)] {
+        &self.delays_micros
     }
 
     /// Here the window begins.
@@ -95,7 +106,7 @@ impl Probe {
         self.missing += u64::from(stamp.seq.wrapping_sub(expected));
         self.last_seq = Some(stamp.seq);
         if self.delays_micros.len() < MAX_DELAYS {
-            self.delays_micros.push(micros_since(stamp.micros, now));
+            self.delays_micros.push((stamp.seq, micros_since(stamp.micros, now)));
         }
     }
 }
@@ -110,6 +121,7 @@ mod tests {
 
     use super::*;
     use crate::args::{Class, Protocol};
+    use crate::receiver::STREAM;
 
     fn tag(seq: u32, micros: u64, key: bool, out: &mut Vec<u8>) {
         let first = if key { 0x17 } else { 0x27 };
@@ -118,7 +130,7 @@ mod tests {
 
     #[test]
     fn delays_and_missing_tags_are_those_of_the_window_and_the_first_key_frame_is_kept() {
-        let (receiver, _) = Receiver::new(Protocol::Tcp, Class::Low, 1).unwrap();
+        let (receiver, _) = Receiver::new(Protocol::Tcp, Class::Low, 1, STREAM).unwrap();
         let (mut probe, mut got) = (Probe::new(receiver, 1_000), Vec::new());
         let mut bytes = flv::file_header(true, true).to_vec();
         tag(7, 900, false, &mut bytes);

@@ -17,7 +17,14 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
 pub(crate) fn rss_kib(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("{path}: has the server died?"))?;
-    vm_rss(&status).with_context(|| format!("{path} has no VmRSS"))
+    kib(&status, "VmRSS:").with_context(|| format!("{path} has no VmRSS"))
+}
+
+/// Resident memory that is no file's, in KiB: what the program itself has allocated and touched.
+pub(crate) fn anonymous_kib(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("{path}: has the server died?"))?;
+    kib(&status, "RssAnon:").with_context(|| format!("{path} has no RssAnon"))
 }
 
 /// How many files and sockets a process has open.
@@ -45,8 +52,9 @@ fn field(stat: &str, number: usize) -> Option<&str> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(number.checked_sub(3)?)
 }
 
-fn vm_rss(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+/// A line of /proc/PID/status that is in KiB.
+fn kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
@@ -63,14 +71,19 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_kib() {
-        assert_eq!(vm_rss("Name:\tx\nVmHWM:\t  9000 kB\nVmRSS:\t  8120 kB\n"), Some(8120));
-        assert_eq!(vm_rss("Name:\tx\n"), None);
+        let status = "Name:\tx\nVmHWM:\t  9000 kB\nVmRSS:\t  8120 kB\nRssAnon:\t    3012 kB\n";
+        assert_eq!((kib(status, "VmRSS:"), kib(status, "RssAnon:")), (Some(8120), Some(3012)));
+        assert_eq!(kib("Name:\tx\n", "VmRSS:"), None);
     }
 
     #[test]
     fn the_kernel_knows_this_process() {
         let own = std::process::id();
-        assert!(cpu_time(own).is_ok() && rss_kib(own).unwrap() > 100 && open_files(own).unwrap() > 2);
+        assert!(
+            cpu_time(own).is_ok()
+                && rss_kib(own).unwrap() > anonymous_kib(own).unwrap()
+                && open_files(own).unwrap() > 2
+        );
         assert!(cpu_time(u32::MAX).is_err());
     }
 }

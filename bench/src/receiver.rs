@@ -16,7 +16,7 @@ pub(crate) const INPUT_BYTES: usize = 64 * 1024;
 const WS_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const WS_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The stream's name on the server.
+/// The stream's name on the server that it is published to.
 pub(crate) const STREAM: &str = "live/bench";
 
 /// What came out of the bytes.
@@ -46,13 +46,13 @@ enum Dialect {
 
 impl Receiver {
     /// A viewer, and the first bytes it sends once connected.
-    pub(crate) fn new(protocol: Protocol, class: Class, port: u16) -> Result<(Receiver, Vec<u8>)> {
+    pub(crate) fn new(protocol: Protocol, class: Class, port: u16, stream: &str) -> Result<(Receiver, Vec<u8>)> {
         let query = match class {
             Class::Shared => "",
             Class::Low => "?latency=low",
         };
         let get =
-            |more: &str| format!("GET /play/{STREAM}.flv{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n");
+            |more: &str| format!("GET /play/{stream}.flv{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n");
         let upgrade = format!(
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WS_KEY}\r\n"
         );
@@ -64,7 +64,7 @@ impl Receiver {
                 (Some(Vec::new()), Dialect::Ws { decoder, reader }, get(&upgrade).into_bytes())
             }
             Protocol::Rtmp => {
-                let target = Target::parse(&format!("rtmp://127.0.0.1:{port}/{STREAM}{query}"))?;
+                let target = Target::parse(&format!("rtmp://127.0.0.1:{port}/{stream}{query}"))?;
                 let mut session = ClientSession::new(Goal::Play, target, 0, &[0x5a; 1528]);
                 let mut first = Vec::new();
                 take_outputs(&mut session, &mut Vec::new(), &mut first)?;
@@ -182,7 +182,7 @@ mod tests {
     }
 
     fn feed(protocol: Protocol, bytes: &[u8], piece: usize) -> Result<(Vec<Got>, Vec<u8>)> {
-        let (mut receiver, _) = Receiver::new(protocol, Class::Shared, 80)?;
+        let (mut receiver, _) = Receiver::new(protocol, Class::Shared, 80, STREAM)?;
         let (mut got, mut reply) = (Vec::new(), Vec::new());
         for piece in bytes.chunks(piece) {
             receiver.handle_input(piece, &mut got, &mut reply)?;
@@ -222,10 +222,10 @@ mod tests {
 
     #[test]
     fn the_class_is_in_the_request() {
-        let (_, first) = Receiver::new(Protocol::Flv, Class::Low, 81).unwrap();
+        let (_, first) = Receiver::new(Protocol::Flv, Class::Low, 81, STREAM).unwrap();
         let text = String::from_utf8(first).unwrap();
         assert!(text.starts_with("GET /play/live/bench.flv?latency=low HTTP/1.1\r\nHost: 127.0.0.1:81\r\n"), "{text}");
-        let (rtmp, first) = Receiver::new(Protocol::Rtmp, Class::Low, 81).unwrap();
+        let (rtmp, first) = Receiver::new(Protocol::Rtmp, Class::Low, 81, STREAM).unwrap();
         assert_eq!((first.len(), rtmp.has_asked()), (1537, false));
     }
 }

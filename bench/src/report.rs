@@ -9,8 +9,8 @@ use crate::args::{Class, ServerKind};
 use crate::measure::{Figures, Spread};
 use crate::stall::StallFigures;
 
-/// All of them, as one JSON document.
-pub(crate) fn json<T: Serialize>(all: &[T]) -> Result<String> {
+/// All of it, as one JSON document.
+pub(crate) fn json<T: Serialize>(all: &T) -> Result<String> {
     Ok(serde_json::to_string_pretty(all)? + "\n")
 }
 
@@ -107,7 +107,7 @@ fn spread(spread: Option<Spread>) -> String {
 }
 
 /// A Markdown table, for it goes into NUMBERS.md as it is.
-fn table(head: &[String], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(head: &[String], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {
             let lines = rows.iter().map(Vec::as_slice).chain([head]);

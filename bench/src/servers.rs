@@ -65,16 +65,16 @@ impl Server {
     /// Starts it and waits until it listens.
     pub(crate) fn start(kind: ServerKind, class: Class, program: &Path) -> Result<Server> {
         let dir = tempfile::Builder::new().prefix("culvert-bench").tempdir()?;
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let address = free_address()?;
+        let port = address.port();
         let mut command = Command::new("taskset");
         command.args(["-c", &SERVER_CORE.to_string()]);
         match kind {
             ServerKind::Culvert => {
-                let program = program.canonicalize().with_context(|| {
-                    format!("{}: build it (cargo build --release) or name it with --program", program.display())
-                })?;
-                command.arg(program).args(["run", "--listen", &address.to_string(), "--data-dir"]).arg(dir.path());
+                command
+                    .arg(absolute(program)?)
+                    .args(["run", "--listen", &address.to_string(), "--data-dir"])
+                    .arg(dir.path());
             }
             ServerKind::NginxRtmp => {
                 if !Path::new(NGINX).exists() || !Path::new(NGINX_RTMP).exists() {
@@ -89,16 +89,39 @@ impl Server {
                 command.args(["floor", "--port", &port.to_string(), "--class", class.name()]);
             }
         }
+        let mut server = Server::launch(command, dir, address)?;
+        if kind == ServerKind::NginxRtmp {
+            server.pid = proc::child_of(server.pid).context("nginx has no worker")?;
+        }
+        Ok(server)
+    }
+
+    /// Starts culvert with this configuration (YAML) and waits until it listens there. `cores`: in the form of `taskset -c`.
+    pub(crate) fn node(program: &Path, cores: &str, address: SocketAddr, yaml: &str) -> Result<Server> {
+        let dir = tempfile::Builder::new().prefix("culvert-bench").tempdir()?;
+        let config = dir.path().join("culvert.yaml");
+        fs::write(&config, yaml)?;
+        let mut command = Command::new("taskset");
+        command.args(["-c", cores]).arg(absolute(program)?).arg("run").arg("-c").arg(config);
+        command.args(["--listen", &address.to_string(), "--data-dir"]).arg(dir.path());
+        Server::launch(command, dir, address)
+    }
+
+    fn launch(mut command: Command, dir: TempDir, address: SocketAddr) -> Result<Server> {
         let log = File::create(dir.path().join("log"))?;
         command.current_dir(&dir).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().context("starting the server by taskset (util-linux)")?;
         let pid = child.id();
         let mut server = Server { child, pid, address, dir };
         server.wait()?;
-        if kind == ServerKind::NginxRtmp {
-            server.pid = proc::child_of(pid).context("nginx has no worker")?;
-        }
         Ok(server)
+    }
+
+    /// Ends it by SIGKILL: it says good-bye to nobody.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Where it listens.
@@ -135,6 +158,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         // nginx's worker ends only if its master is asked.
         let asked = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(pid) = asked {
@@ -148,6 +174,17 @@ impl Drop for Server {
         self.child.kill().ok();
         self.child.wait().ok();
     }
+}
+
+fn absolute(program: &Path) -> Result<PathBuf> {
+    program
+        .canonicalize()
+        .with_context(|| format!("{}: build it (cargo build --release) or name it with --program", program.display()))
+}
+
+/// On loopback; free a moment ago.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 /// What stands before `fanout` on our own command line: nothing for `culvert-bench`, `bench` for the node's.

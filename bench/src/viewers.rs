@@ -23,7 +23,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::args::{Class, Protocol};
 use crate::probe::{Probe, Seen};
-use crate::receiver::{Got, INPUT_BYTES, Receiver};
+use crate::receiver::{Got, INPUT_BYTES, Receiver, STREAM};
 use crate::stamp::now_micros;
 
 /// Viewers that may be joining at once.
@@ -212,7 +212,7 @@ impl Crowd {
     fn add(&mut self, role: Role) -> Result<()> {
         let Channel { server, protocol, class } = self.members.channel;
         let index = self.members.viewers.len();
-        let (receiver, first) = Receiver::new(protocol, class, server.port())?;
+        let (receiver, first) = Receiver::new(protocol, class, server.port(), STREAM)?;
         let socket = connect(server, index, role).with_context(|| format!("viewer {index}"))?;
         let probe = Probe::new(receiver, now_micros());
         send(&socket, &first)?;
