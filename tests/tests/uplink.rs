@@ -191,11 +191,14 @@ async fn what_comes_through_a_collapse_is_decoded_without_an_error() {
     pair.lower.until_live("live/a").await;
     let rate = async || pair.lower.stream("live/a").filter(|info| info.bits_per_second > 1_500_000);
     until("2 Mbit/s", rate).await;
-    let _stays = Viewer::open(&pair.upper, STREAM, "").await;
+    let viewer = Viewer::open(&pair.upper, STREAM, "").await;
+    let (_came, stays) = recording(subscriber(&pair.upper, STREAM));
+    drop(viewer);
     let url = pair.upper.url("http", &format!("/play/{STREAM}.flv"));
     let seconds = (BEFORE + COLLAPSED).as_secs();
     let (played, _) = tokio::join!(five.play_for(seconds, &url), collapse(&pair.pipe));
     played.assert_decoded("a collapse");
+    assert!(!stays.is_finished(), "the stream ended");
     let left_out = pair.upper.stream(STREAM).unwrap().upstream;
     println!("decoded; {left_out:?}");
     assert!(left_out.is_some_and(|upstream| upstream.frames > 50), "{left_out:?}");

@@ -26,7 +26,7 @@ use crate::servers::Server;
 use crate::stamp::now_micros;
 
 /// What says how many streams a node has.
-const STREAMS: &str = "culvert_streams";
+const STREAMS: &str = "culvert_streams{}";
 /// The least that a node has; tries come after it.
 const GRACE: &str = "  on_demand: {grace: 1s}\n";
 /// For a relay of two levels to end after its last viewer: two graces and a second.

@@ -1,13 +1,14 @@
 //! Part `throughput`: one long body through a plain link, both ends in this process on one core, beside bare TCP.
 //!
-//! The link is that of the program: `keep` dials, its upgrade is answered here, `accept` goes on. Both ends share a thread,
-//! as they share the core; the floor does the same with bare writes.
+//! The link is that of the program: `keep` dials, its upgrade is answered here, `accept` goes on. Both ends share a thread
+//! as they share the core, and so do those of the floor; once more, each end has a thread.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
@@ -25,15 +26,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::device::Repeated;
+use super::device::{PIECE_BYTES, Repeated};
 use super::figures::{Asked, Report};
 use super::nodes::runtime;
 use crate::args::Part;
 
 /// Before the figures count: windows, buffers and caches are what they will be.
 const WARM_UP_BYTES: u64 = 256 << 20;
-/// The floor's writes and reads.
-const FLOOR_BYTES: usize = 64 << 10;
+/// The floor's reads.
+const READ_BYTES: usize = 64 << 10;
 /// Requests at once; there is one.
 const REQUESTS: usize = 8;
 /// How many bytes came, in the lower's answer.
@@ -44,15 +45,14 @@ const GIGA: u64 = 1_000_000_000;
 struct Copy {
     bytes: u64,
     cpu: Duration,
-    time: Duration,
 }
 
 impl Copy {
     /// Times what `copying` does.
     async fn of(bytes: u64, copying: impl Future<Output = Result<u64>>) -> Result<Copy> {
-        let (from, cpu) = (Instant::now(), own_cpu());
+        let cpu = own_cpu();
         let came = copying.await?;
-        let copy = Copy { bytes, cpu: own_cpu().saturating_sub(cpu), time: from.elapsed() };
+        let copy = Copy { bytes, cpu: own_cpu().saturating_sub(cpu) };
         if came != bytes {
             bail!("{came} of {bytes} bytes came");
         }
@@ -69,71 +69,103 @@ fn own_cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
+/// How the floor writes.
+#[derive(Clone, Copy)]
+struct Floor {
+    write_bytes: usize,
+    /// Whether its sockets are set as those of links are.
+    as_links: bool,
+}
+
+/// What the figures are compared with.
+const FLOOR: Floor = Floor { write_bytes: 64 << 10, as_links: false };
+/// What a link's sockets can do where each HTTP/2 frame is a write of its own.
+const LINK_FLOOR: Floor = Floor { write_bytes: PIECE_BYTES, as_links: true };
+
 /// Measures.
 pub(crate) fn run(gigabytes: u32, report: &mut Report) -> Result<()> {
     let bytes = u64::from(gigabytes) * GIGA;
-    let floor = runtime()?.block_on(bare(bytes)).context("bare TCP")?;
-    let down = runtime()?.block_on(linked(bytes, Way::Down)).context("from the lower")?;
-    let up = runtime()?.block_on(linked(bytes, Way::Up)).context("to the lower")?;
-    let floor_again = runtime()?.block_on(bare(bytes)).context("bare TCP")?;
-    let asked = Asked::AtLeast(3.0);
+    let bare = |floor| -> Result<Copy> { runtime()?.block_on(bare(floor, bytes)).context("bare TCP") };
+    let linked = |way, ends| -> Result<Copy> { runtime()?.block_on(linked(bytes, way, ends)).context("a link") };
+    let mut floors = vec![bare(FLOOR)?];
+    let down = linked(Way::Down, Ends::Together)?;
+    floors.push(bare(FLOOR)?);
+    let up = linked(Way::Up, Ends::Together)?;
+    floors.push(bare(FLOOR)?);
+    let (down_apart, up_apart) = (linked(Way::Down, Ends::Apart)?, linked(Way::Up, Ends::Apart)?);
+    let link_floor = bare(LINK_FLOOR)?;
+
     let per = Copy::gigabytes_per_core_second;
-    report.judge(Part::Throughput, "lower to upper, both ends", per(&down), "GB/core s", asked);
-    report.judge(Part::Throughput, "upper to lower, both ends", per(&up), "GB/core s", asked);
-    report.add(Part::Throughput, "bare TCP, before", per(&floor), "GB/core s");
-    report.add(Part::Throughput, "bare TCP, after", per(&floor_again), "GB/core s");
-    let floors = Copy {
-        bytes: floor.bytes + floor_again.bytes,
-        cpu: floor.cpu + floor_again.cpu,
-        time: floor.time + floor_again.time,
-    };
-    report.add(Part::Throughput, "lower to upper / bare TCP", per(&down) / per(&floors), "");
-    report.add(Part::Throughput, "upper to lower / bare TCP", per(&up) / per(&floors), "");
-    report.add(
-        Part::Throughput,
-        "lower to upper, by the clock",
-        down.bytes as f64 / 1e9 / down.time.as_secs_f64(),
-        "GB/s",
-    );
+    let (asked, unit) = (Some(Asked::AtLeast(3.0)), "GB/core s");
+    let floor = median(floors.iter().map(per).collect());
+    for (what, value, asked) in [
+        ("lower to upper", per(&down), asked),
+        ("upper to lower", per(&up), asked),
+        ("lower to upper, a thread for each end", per(&down_apart), None),
+        ("upper to lower, a thread for each end", per(&up_apart), None),
+        ("bare TCP, writes of 64 KiB, median of three", floor, None),
+        ("bare TCP, writes of 16 KiB, sockets set as a link's", per(&link_floor), None),
+    ] {
+        match asked {
+            Some(asked) => report.judge(Part::Throughput, what, value, unit, asked),
+            None => report.add(Part::Throughput, what, value, unit),
+        }
+    }
+    report.add(Part::Throughput, "lower to upper / bare TCP", per(&down) / floor, "");
+    report.add(Part::Throughput, "upper to lower / bare TCP", per(&up) / floor, "");
+    let range: Vec<String> = floors.iter().map(|floor| format!("{:.2}", per(floor))).collect();
+    report.note(Part::Throughput, &format!("bare TCP, one after the other: {} {unit}", range.join(", ")));
     Ok(())
 }
 
-/// `FLOOR_BYTES` a write, until all are read at the other end.
-async fn bare(bytes: u64) -> Result<Copy> {
+/// Of an odd number of values.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Writes until all are read at the other end.
+async fn bare(floor: Floor, bytes: u64) -> Result<Copy> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let mut from = TcpStream::connect(address).await?;
-    from.set_nodelay(true)?;
-    let (mut to, _) = listener.accept().await?;
-    let mut buffer = vec![0; FLOOR_BYTES];
-    for (bytes, counts) in [(WARM_UP_BYTES, false), (bytes, true)] {
-        let piece = vec![0x5a; FLOOR_BYTES];
-        let writing = tokio::spawn(async move {
-            let mut left = bytes;
-            while left > 0 {
-                let now = usize::try_from(left).unwrap_or(usize::MAX).min(FLOOR_BYTES);
-                from.write_all(piece.get(..now).unwrap_or_default()).await?;
-                left -= now as u64;
-            }
-            Ok::<_, std::io::Error>(from)
-        });
-        let reading = async {
-            let mut came = 0;
-            while came < bytes {
-                match to.read(&mut buffer).await? {
-                    0 => break,
-                    count => came += count as u64,
-                }
-            }
-            Ok(came)
-        };
-        let copy = Copy::of(bytes, reading).await?;
-        from = writing.await??;
-        if counts {
-            return Ok(copy);
-        }
+    let mut from = Conn::tcp(TcpStream::connect(address).await?, address);
+    let (to, remote) = listener.accept().await?;
+    let mut to = Conn::tcp(to, remote);
+    if floor.as_links {
+        from.set_link_options();
+        to.set_link_options();
+    } else {
+        from.set_nodelay(true);
     }
-    bail!("the second round counts")
+    copy(&mut from, &mut to, floor.write_bytes, WARM_UP_BYTES).await?;
+    Copy::of(bytes, copy(&mut from, &mut to, floor.write_bytes, bytes)).await
+}
+
+/// Bytes that came.
+async fn copy(from: &mut Conn, to: &mut Conn, write_bytes: usize, bytes: u64) -> Result<u64> {
+    let piece = vec![0x5a; write_bytes];
+    let writing = async {
+        let mut left = bytes;
+        while left > 0 {
+            let now = usize::try_from(left).unwrap_or(usize::MAX).min(write_bytes);
+            from.write_all(piece.get(..now).unwrap_or_default()).await?;
+            left -= now as u64;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let mut buffer = vec![0; READ_BYTES];
+    let reading = async {
+        let mut came = 0;
+        while came < bytes {
+            match to.read(&mut buffer).await? {
+                0 => break,
+                count => came += count as u64,
+            }
+        }
+        Ok(came)
+    };
+    let ((), came) = tokio::try_join!(writing, reading)?;
+    Ok(came)
 }
 
 #[derive(Clone, Copy)]
@@ -144,24 +176,38 @@ enum Way {
     Up,
 }
 
-async fn linked(bytes: u64, way: Way) -> Result<Copy> {
+/// Who runs them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// One thread, which looks after whichever can go on.
+    Together,
+    /// A thread each, on the same core, as two processes would have.
+    Apart,
+}
+
+async fn linked(bytes: u64, way: Way, ends: Ends) -> Result<Copy> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let lower = tokio::spawn(lower_end(listener.local_addr()?));
+    let (address, stop) = (listener.local_addr()?, CancellationToken::new());
+    let _stopped = stop.clone().drop_guard();
+    match ends {
+        Ends::Together => drop(tokio::spawn(lower_end(address, stop))),
+        Ends::Apart => {
+            let runtime = runtime()?;
+            thread::Builder::new().name("lower".into()).spawn(move || runtime.block_on(lower_end(address, stop)))?;
+        }
+    }
     let (link, driver) = upper_end(&listener).await?;
-    let driver = tokio::spawn(driver);
+    tokio::spawn(driver);
     transfer(&link, WARM_UP_BYTES, way).await?;
-    let copy = Copy::of(bytes, transfer(&link, bytes, way)).await;
-    lower.abort();
-    driver.abort();
-    copy
+    Copy::of(bytes, transfer(&link, bytes, way)).await
 }
 
 /// The link that a lower keeps.
-async fn lower_end(upper: SocketAddr) {
+async fn lower_end(upper: SocketAddr, stop: CancellationToken) {
     let url = UpperUrl { host: upper.ip().to_string(), port: upper.port(), secure: false, context: String::new() };
     let board = Arc::new(Board::new(&url));
     let upper = Upper { url, cid: "edge1".to_owned(), token: None, options: DialOptions::default() };
-    keep(upper, Arc::new(Lower), board, CancellationToken::new()).await;
+    keep(upper, Arc::new(Lower), board, stop).await;
 }
 
 /// Answers the dial as a node does, without asking who it is.
@@ -224,11 +270,18 @@ mod tests {
 
     #[tokio::test]
     async fn every_byte_comes_both_ways_and_over_bare_tcp() {
-        for way in [Way::Down, Way::Up] {
-            let copy = linked(1_000_001, way).await.unwrap();
+        for (way, ends) in [(Way::Down, Ends::Together), (Way::Up, Ends::Together), (Way::Down, Ends::Apart)] {
+            let copy = linked(1_000_001, way, ends).await.unwrap();
             assert!(copy.bytes == 1_000_001 && copy.gigabytes_per_core_second() > 0.0);
         }
-        assert_eq!(bare(1_000_001).await.unwrap().bytes, 1_000_001);
+        for floor in [FLOOR, LINK_FLOOR] {
+            assert_eq!(bare(floor, 1_000_001).await.unwrap().bytes, 1_000_001);
+        }
+    }
+
+    #[test]
+    fn the_median_is_the_middle_one() {
+        assert_eq!(median(vec![4.5, 1.5, 2.5]), 2.5);
     }
 
     #[tokio::test]

@@ -280,6 +280,19 @@ impl Peers {
         }
     }
 
+    /// Waits for a link to end or to be replaced, which is told before the old one, maybe half-open, has said farewell.
+    pub(crate) async fn closed(&self, link: &Link) {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if link.is_closed() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Whose stream this is, and what it is called there: by the longest known id that ends its name.
     pub fn owner(&self, stream: &StreamName) -> Option<(Cid, StreamName)> {
         let table = self.table();

@@ -31,6 +31,8 @@ const LEAST_GRACE: Duration = Duration::from_secs(1);
 const REFUSAL: usize = 4 << 10;
 /// A platform that had the stream and now refuses, or breaks off, is asked again after this.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// Why a relay goes on elsewhere that heard nothing wrong itself.
+const CLOSED: &str = "the link was closed, or replaced by a newer one";
 /// How long a platform may take to end a relay that nobody wants any more, before the request is cancelled.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// A link that broke is known to have broken after this, when its relays may have noticed before it.
@@ -224,8 +226,10 @@ impl Relay<'_> {
         let uri = format!("http://{}/relay/{}{query}", self.cid, self.below);
         let request = Request::get(uri).body(body).expect("ids and stream names can stand in a URL");
         let begin = self.relays.0.times.start_timeout;
+        let mut closed = pin!(self.relays.0.peers.closed(link));
         let answer = tokio::select! {
             answer = timeout(begin, link.request(request)) => answer,
+            () = closed.as_mut() => return Attempt::Lost(CLOSED.into()),
             end = gone.as_mut() => return Attempt::End(end),
         };
         let answer = match answer {
@@ -268,6 +272,7 @@ impl Relay<'_> {
                     tokio::spawn(leave(back, body));
                     return Attempt::End(end);
                 }
+                () = closed.as_mut() => return Attempt::Lost(CLOSED.into()),
                 () = sleep_until(deadline), if !place.live => {
                     return self.late("sent no media", begin);
                 }

@@ -152,9 +152,9 @@ impl Link {
         self.shared.closed().map(|(status, _)| status)
     }
 
-    /// Whether it is of no more use.
+    /// Whether it is of no more use: it has ended, or was told to.
     pub fn is_closed(&self) -> bool {
-        self.sender.is_closed()
+        self.sender.is_closed() || self.shared.was_closed().is_some()
     }
 
     /// What is known of it.

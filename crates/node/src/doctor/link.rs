@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use culvert_link::{FORGET, KeepError, PROTOCOL, Upper};
-use culvert_net::ws::{Decoder, Message, Opcode, Role, Upgrade, close, connect, encode};
+use culvert_net::ws::{Decoder, Message, Opcode, Role, Upgrade, UpgradeError, close, connect, encode};
 use culvert_net::{Conn, dial_with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -44,8 +44,14 @@ impl<W: Write + Send> Doctor<'_, W> {
         let upgraded = match connect(conn, &upgrade, STEP).await {
             Ok(upgraded) => upgraded,
             Err(error) => {
+                let gateway = matches!(
+                    error,
+                    UpgradeError::Refused { status: 400 | 426, .. }
+                        | UpgradeError::Protocol(_)
+                        | UpgradeError::BadAccept
+                );
                 let advice = "docs/08-cascade.md has a configuration for nginx in front that lets links pass";
-                self.report.fail("WebSocket", &error.to_string(), advice);
+                self.report.fail("WebSocket", &error.to_string(), if gateway { advice } else { "" });
                 return None;
             }
         };
