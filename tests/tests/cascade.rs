@@ -118,7 +118,7 @@ async fn stamps_keys_and_wall_clock_are_those_of_the_source_whatever_the_group_o
     let pair = Pair::linked().await;
     // A group of pictures of 4 s: a relay that begins has as much to send at once, and sound overtakes pictures then.
     let long = |at: Duration, mut frame: culvert_media::Frame| {
-        frame.key &= frame.track != VIDEO || at.as_millis() % 4000 == 0;
+        frame.key &= frame.track != VIDEO || at.as_millis().is_multiple_of(4000);
         frame.dts = frame.dts + Time::from_millis(5_000_123);
         frame.pts = frame.pts + Time::from_millis(5_000_123);
         Some(frame)

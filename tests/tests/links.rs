@@ -165,7 +165,7 @@ async fn of_two_links_of_one_platform_the_newer_counts_in_every_order_of_closing
         seed ^= seed << 13;
         seed ^= seed >> 7;
         seed ^= seed << 17;
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             newest = held.len();
             held.push(Some(register_as(at, "edge1").await));
             until_peer(&upper, "edge1", "linked", links(4 + newest as u64)).await;
@@ -639,7 +639,7 @@ async fn what_a_lower_has_is_seen_above_within_a_second_and_unknown_once_it_is_l
     let all = async {
         while !(told.contains(r#"{"cid":"edge1","state":"lost"}"#) && told.matches(r#""state":"linked""#).count() >= 2)
         {
-            told += &String::from_utf8(piece(&mut events).await.unwrap().to_vec()).unwrap();
+            told += str::from_utf8(&piece(&mut events).await.unwrap()).unwrap();
         }
     };
     soon("all events", all).await;
@@ -731,8 +731,11 @@ fn snapshot() -> String {
     json!({"item": "snapshot", "version": 1, "platform": platform}).to_string() + "\n"
 }
 
+/// What a catalogue says n-th; None: nothing more.
+type Lines = fn(usize) -> Option<String>;
+
 /// A platform whose catalogue is this.
-fn telling(upper: &TestNode, cid: &str, lines: fn(usize) -> Option<String>) -> Lower {
+fn telling(upper: &TestNode, cid: &str, lines: Lines) -> Lower {
     Lower::keep(upper.address(), cid, move |request: Request<Incoming>| async move {
         match request.uri().path() {
             "/cascade/v1/catalogue" => catalogue(lines),
@@ -746,7 +749,7 @@ async fn a_catalogue_that_is_none_ends_its_link_and_a_huge_one_is_bounded() {
     let upper = TestNode::start("");
     let good = below("good", upper.address());
     until_linked(&upper, "good").await;
-    let wrong: [(&str, fn(usize) -> Option<String>); 6] = [
+    let wrong: [(&str, Lines); 6] = [
         ("garbage", |_| Some("<html>not a catalogue</html>\n".into())),
         ("bytes", |_| Some("\u{0}\u{1}\u{2}\n".into())),
         ("endless", |_| Some("x".repeat(1000))),

@@ -171,6 +171,9 @@ async fn collapses(what: &str, deep: bool) {
     assert!(late - usual <= Duration::from_secs(2), "{what}: {late:?}");
     assert!(late_sound <= usual + Duration::from_secs(2), "{what}: {late_sound:?}");
     assert!(after.is_some_and(|after| after <= Duration::from_secs(2)), "{what}: {after:?}");
+    // Without a gap since then, and up to the end.
+    let last = pictures.last().unwrap().frame.wall;
+    assert!(last > recovered + AFTER - Duration::from_secs(1), "{what}: {last:?}");
     assert!(gaps > 0 && shown["upstream"]["frames"].as_u64().unwrap() > 100, "{shown}");
     // Pictures go on all the time, if few.
     let widest = pictures.windows(2).map(|two| two[1].at.duration_since(two[0].at).unwrap_or_default()).max();
