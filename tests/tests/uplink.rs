@@ -36,7 +36,7 @@ const SOUND_BYTES: usize = 341;
 
 /// 2 Mbit/s of pictures, a key frame of 40 KB every second, each with its number behind the NAL header.
 fn picture(number: u64) -> Frame {
-    let key = number % RATE == 0;
+    let key = number.is_multiple_of(RATE);
     let size: u32 = if key { 40_000 } else { 7_000 };
     let mut data = BytesMut::new();
     data.put_u32(size - 4);
@@ -131,7 +131,7 @@ async fn collapses(what: &str, deep: bool) {
     let failed = asked.iter().filter(|took| took.is_err()).count();
     asked.sort();
     let took = |part: usize| asked[(asked.len() - 1) * part / 100].unwrap_or_default();
-    println!("{what}: {} proxied requests, {failed} failed: p50 {:?}, p99 {:?}", asked.len(), took(50), took(99));
+    eprintln!("{what}: {} proxied requests, {failed} failed: p50 {:?}, p99 {:?}", asked.len(), took(50), took(99));
 
     // The relay's first frames are those of the cache.
     let fresh = pictures.iter().filter(|seen| seen.frame.wall > began);
@@ -142,7 +142,7 @@ async fn collapses(what: &str, deep: bool) {
         ages[ages.len() / 2]
     };
     let (late, late_sound) = (oldest(fresh), oldest(sounds.iter().filter(|seen| seen.frame.wall > began)));
-    println!("{what}: pictures usually {usual:?} old, at most {late:?}; sound at most {late_sound:?}");
+    eprintln!("{what}: pictures usually {usual:?} old, at most {late:?}; sound at most {late_sound:?}");
 
     let (mut gaps, mut whole_since) = (0, None);
     for two in pictures.windows(2) {
@@ -155,7 +155,7 @@ async fn collapses(what: &str, deep: bool) {
     }
     let after = whole_since.map(|at| at.duration_since(recovered).unwrap_or_default());
     let info = pair.upper.stream(STREAM).unwrap();
-    println!(
+    eprintln!(
         "{what}: {} of {} pictures and {} pieces of sound came, {gaps} gaps, whole again {after:?} after recovery; \
          the sender says {:?}",
         pictures.len(),
@@ -164,7 +164,7 @@ async fn collapses(what: &str, deep: bool) {
         info.upstream,
     );
     let shown = pair.upper.json(&format!("/api/v1/streams/{STREAM}")).await;
-    println!("{what}: upstream {}", shown["upstream"]);
+    eprintln!("{what}: upstream {}", shown["upstream"]);
 
     assert_eq!(failed, 0, "{asked:?}");
     assert!(took(99) <= Duration::from_secs(3), "{what}: {:?}", took(99));
@@ -177,7 +177,7 @@ async fn collapses(what: &str, deep: bool) {
     assert!(gaps > 0 && shown["upstream"]["frames"].as_u64().unwrap() > 100, "{shown}");
     // Pictures go on all the time, if few.
     let widest = pictures.windows(2).map(|two| two[1].at.duration_since(two[0].at).unwrap_or_default()).max();
-    println!("{what}: the longest time without a picture was {widest:?}");
+    eprintln!("{what}: the longest time without a picture was {widest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,6 +203,6 @@ async fn what_comes_through_a_collapse_is_decoded_without_an_error() {
     played.assert_decoded("a collapse");
     assert!(!stays.is_finished(), "the stream ended");
     let left_out = pair.upper.stream(STREAM).unwrap().upstream;
-    println!("decoded; {left_out:?}");
+    eprintln!("decoded; {left_out:?}");
     assert!(left_out.is_some_and(|upstream| upstream.frames > 50), "{left_out:?}");
 }
