@@ -1,5 +1,5 @@
 //! What a platform has: itself, its streams with tracks and state, its cameras that are down and why, and the platforms
-//! below it. A lower sends a snapshot and then changes, a JSON object a line ([`Line`]); its upper keeps a
+//! below it. A lower sends a snapshot and then changes, a JSON object a line (`Line`); its upper keeps a
 //! [`Catalogue`] of it.
 //!
 //! Names in it are those of the platform that sends it.

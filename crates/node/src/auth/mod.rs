@@ -1,5 +1,5 @@
 //! Who somebody is and what they may do: [`identify`] and [`authorize`], both pure and the same for every protocol,
-//! [`Rules::admit_link`] for platforms below, and [`Guard`], which asks them for the whole node.
+//! `Rules::admit_link` for platforms below, and [`Guard`], which asks them for the whole node.
 //!
 //! It does not know what a protocol calls a refusal, nor where a credential stood; the doors find both.
 
