@@ -11,6 +11,10 @@ struct Line {
     bench: BenchArgs,
 }
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> anyhow::Result<()> {
     run(Line::parse().bench)
 }

@@ -16,8 +16,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
-/// What bodies of many bytes are made of: the size of an HTTP/2 frame.
-pub(crate) const PIECE_BYTES: usize = 16 << 10;
+/// What bodies of many bytes are made of.
+pub(crate) const PIECE_BYTES: usize = 64 << 10;
 
 /// The same piece again and again. Cloning a piece copies nothing.
 #[derive(Clone, Debug)]

@@ -10,14 +10,13 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use culvert_formats::relay::{Back, Ending, Reader, Record};
 use culvert_hub::{Demand, End, Hub, Identity, Publisher, Refusal, Source, Starting, Upstream, Wish};
-use culvert_link::{Answer, Link, channel};
+use culvert_link::{Answer, Link, Sender, channel};
 use culvert_media::{Cid, StreamName, TrackId};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -258,14 +257,16 @@ impl Relay<'_> {
                 },
                 () = sleep_until(acknowledge_at), if acknowledged < received => {
                     // All that came so far is acknowledged at once; without room the next one speaks for this one.
-                    if back.try_send(Back::Ack { received_bytes: received }.to_bytes()).is_ok() {
+                    if send(&back, Back::Ack { received_bytes: received }) {
                         acknowledged = received;
                     }
                     acknowledge_at = Instant::now() + ACKNOWLEDGE;
                 }
                 wish = self.publisher.wish() => match wish {
                     // One that finds no room is lost among others that say the same.
-                    Wish::KeyFrame => drop(back.try_send(Back::KeyFrame.to_bytes())),
+                    Wish::KeyFrame => {
+                        send(&back, Back::KeyFrame);
+                    }
                     Wish::Pause | Wish::Resume => {}
                 },
                 end = gone.as_mut() => {
@@ -347,9 +348,14 @@ impl Relay<'_> {
     }
 }
 
+/// Whether it could be said now; the next one says the same and more.
+fn send(back: &Sender, what: Back) -> bool {
+    back.try_reserve().is_some_and(|place| place.send(what.to_bytes()).is_ok())
+}
+
 /// Says that nobody here wants the stream any more, by the end of what is sent back: a request that is cancelled says no
 /// more than one whose link broke, and the platform would wait a grace of its own.
-async fn leave(back: mpsc::Sender<Bytes>, mut body: Answer) {
+async fn leave(back: Sender, mut body: Answer) {
     drop(back);
     let over = async { while matches!(body.frame().await, Some(Ok(_))) {} };
     timeout(FAREWELL, over).await.ok();

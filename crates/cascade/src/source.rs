@@ -1,12 +1,10 @@
 //! The lower's end of a relay: reads the stream from the hub and sends what the uplink can carry.
 
-use bytes::Bytes;
 use culvert_formats::relay::{Back, BackReader, Ending};
 use culvert_hub::{Admission, End, Hub, Next, Subscriber, Wish};
-use culvert_link::{Body, channel};
+use culvert_link::{Body, Sender, channel};
 use http::{Response, header};
 use http_body_util::BodyExt;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::uplink::Uplink;
@@ -40,7 +38,7 @@ struct Source {
 }
 
 impl Source {
-    async fn run(mut self, sender: mpsc::Sender<Bytes>) {
+    async fn run(mut self, sender: Sender) {
         let acknowledging = !hyper::body::Body::is_end_stream(&self.back);
         let mut uplink = Uplink::new(Instant::now(), self.subscriber.epoch());
         if !acknowledging {
@@ -53,12 +51,16 @@ impl Source {
         loop {
             let mut blocked = false;
             while !uplink.is_done() {
-                let Ok(place) = sender.try_reserve() else {
+                let Some(place) = sender.try_reserve() else {
                     blocked = true;
                     break;
                 };
                 match uplink.poll_output(Instant::now()) {
-                    Some(piece) => place.send(piece),
+                    Some(piece) => {
+                        if place.send(piece).is_err() {
+                            return;
+                        }
+                    }
                     None => break,
                 }
             }

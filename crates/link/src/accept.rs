@@ -20,12 +20,13 @@ use crate::carrier::Carrier;
 use crate::figures::{LinkFigures, Shared};
 use crate::retry::{RESTART, RetryHint};
 use crate::serve::{self, explain};
-use crate::{CONNECTION_WINDOW, HEAD, LEFT, SEND_BUFFER, STREAM_WINDOW};
+use crate::pieces::Cut;
+use crate::{CONNECTION_WINDOW, HEAD, LARGEST_FRAME, LEFT, SEND_BUFFER, STREAM_WINDOW};
 
 /// A link as its upper holds it. Cheap to clone.
 #[derive(Clone)]
 pub struct Link {
-    sender: SendRequest<serve::Body>,
+    sender: SendRequest<Cut<serve::Body>>,
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
     requests: usize,
@@ -91,11 +92,12 @@ pub async fn accept(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
+        .max_frame_size(LARGEST_FRAME)
         .max_header_list_size(HEAD)
         .max_concurrent_reset_streams(LEFT)
         // Frames that come late for what was forgotten all the same are no fault, however many.
         .max_local_error_reset_streams(None);
-    let handshake = builder.handshake::<_, serve::Body>(TokioIo::new(carrier)).await;
+    let handshake = builder.handshake::<_, Cut<serve::Body>>(TokioIo::new(carrier)).await;
     let (sender, connection) = handshake.map_err(|error| LinkError::Lost(explain(&error)))?;
     let said = shared.clone();
     let driver = async move {
@@ -133,6 +135,7 @@ impl Link {
     ) -> Result<Response<Answer>, LinkError> {
         let mut sender = self.sender.clone();
         sender.ready().await.map_err(|error| LinkError::Lost(self.why(&error)))?;
+        let request = request.map(|body| Cut::new(body, self.shared.clone()));
         let response = sender.send_request(request).await.map_err(|error| match is_of_one_request(&error) {
             true => LinkError::Broken(explain(&error)),
             false => LinkError::Lost(self.why(&error)),

@@ -1,6 +1,6 @@
 //! What is known of one link while it lives: counted by its carrier, read by whoever shows it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +17,8 @@ pub(crate) struct Shared {
     received: AtomicU64,
     unsent: AtomicUsize,
     round_trip_micros: AtomicU64,
+    /// Whether the path takes what is written as fast as it comes.
+    fast: AtomicBool,
     words: Mutex<Words>,
     /// Wakes the carrier when it is asked to close.
     pub(crate) closer: AtomicWaker,
@@ -53,6 +55,7 @@ impl Shared {
             received: AtomicU64::new(0),
             unsent: AtomicUsize::new(0),
             round_trip_micros: AtomicU64::new(UNKNOWN),
+            fast: AtomicBool::new(false),
             words: Mutex::default(),
             closer: AtomicWaker::new(),
         }
@@ -76,6 +79,14 @@ impl Shared {
 
     pub(crate) fn set_round_trip(&self, time: Duration) {
         self.round_trip_micros.store(time.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_fast(&self, fast: bool) {
+        self.fast.store(fast, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_fast(&self) -> bool {
+        self.fast.load(Ordering::Relaxed)
     }
 
     /// Asks the carrier to say this and end. The first to ask is heard.

@@ -10,6 +10,7 @@ mod backoff;
 mod carrier;
 mod dial;
 mod figures;
+mod pieces;
 mod retry;
 mod serve;
 
@@ -19,8 +20,9 @@ pub use culvert_net::Conn;
 pub use culvert_net::ws::accept_key;
 pub use dial::{Board, KeepError, State, Upper, UpperInfo, UpperUrl, keep};
 pub use figures::LinkFigures;
+pub use pieces::{Place, Sender, Unwanted, channel};
 pub use retry::RetryHint;
-pub use serve::{Body, BoxError, Remote, Service, body, channel, empty};
+pub use serve::{Body, BoxError, Remote, Service, body, empty};
 
 /// What is offered when a link is dialled (`Sec-WebSocket-Protocol`).
 pub const PROTOCOL: &str = "culvert.h2";
@@ -35,8 +37,12 @@ pub const FORGET: u16 = 4003;
 const STREAM_WINDOW: u32 = 256 << 10;
 /// As large as there is: streams are the only brake, or some that are not read would stop all others.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
-/// What one body may have on its way through our own queues. What is more waits where it can still be skipped.
-const SEND_BUFFER: usize = 32 << 10;
+/// What one body may have in HTTP/2's queue. What is to be skipped when it becomes stale must not be there: see [`channel`].
+const SEND_BUFFER: usize = 128 << 10;
+/// Most bytes of a frame of a body on a slow path: what is begun goes out whole, and all others wait.
+const FRAME: usize = 16 << 10;
+/// Most bytes of any frame. Fewer and larger ones cost less, where they are gone in a moment.
+const LARGEST_FRAME: u32 = 64 << 10;
 /// Most bytes of a head (security.md S8).
 const HEAD: u32 = 32 << 10;
 /// Requests whose callers left and of which something may still come: with more of them than HTTP/2 remembers, each frame that

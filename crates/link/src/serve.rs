@@ -6,7 +6,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use culvert_net::Conn;
@@ -14,15 +13,15 @@ use culvert_net::ws::Role;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::carrier::Carrier;
 use crate::figures::Shared;
-use crate::{CONNECTION_WINDOW, HEAD, SEND_BUFFER, STREAM_WINDOW, STREAMS};
+use crate::pieces::Cut;
+use crate::{CONNECTION_WINDOW, HEAD, LARGEST_FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS};
 
 /// Whatever a body fails with.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -69,16 +68,18 @@ pub(crate) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
+        .max_frame_size(LARGEST_FRAME)
         .max_header_list_size(HEAD)
         .max_concurrent_streams(STREAMS)
         // An upper whose callers leave all at once is no attacker, and neither is what comes late of their uploads.
         .max_pending_accept_reset_streams(STREAMS as usize)
         .max_local_error_reset_streams(None)
         .enable_connect_protocol();
+    let cutting = shared.clone();
     let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(remote);
-        let answer = service.call(request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let (answer, shared) = (service.call(request), cutting.clone());
+        async move { Ok::<_, Infallible>(answer.await.map(|body| Cut::new(body, shared))) }
     });
     let connection = builder.serve_connection(TokioIo::new(carrier), answer);
     tokio::pin!(connection);
@@ -101,22 +102,4 @@ pub(crate) fn explain(error: &(dyn Error + 'static)) -> String {
     // HTTP/2 errors wrap an I/O error without naming it their source.
     let text = cause.to_string();
     if text == "connection error" || text.is_empty() { error.to_string() } else { text }
-}
-
-/// A body that is written piece by piece, with room for so many pieces. It ends when the sender is dropped; the sender is
-/// closed when nobody wants the body any more.
-pub fn channel(pieces: usize) -> (mpsc::Sender<Bytes>, Body) {
-    let (sender, pieces) = mpsc::channel(pieces);
-    (sender, body(Pieces(pieces)))
-}
-
-struct Pieces(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
-    }
 }

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use culvert_hub::Hub;
-use culvert_link::{Body, channel};
+use culvert_link::{Body, Sender, channel};
 use http::{Response, header};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::{Line, PeerItem, Platform, StreamItem, millis, stream_name};
@@ -86,7 +85,7 @@ pub fn write(below: &Below) -> Response<Body> {
     response
 }
 
-async fn keep_writing(below: Below, sender: mpsc::Sender<Bytes>) {
+async fn keep_writing(below: Below, sender: Sender) {
     let (mut of_hub, mut of_peers) = (below.hub.events(), below.peers.events());
     let mut writer = Writer { sender, version: millis(SystemTime::now()), piece: Vec::new(), told: Told::default() };
     if writer.snapshot(&below).await.is_none() {
@@ -145,7 +144,7 @@ struct Told {
 }
 
 struct Writer {
-    sender: mpsc::Sender<Bytes>,
+    sender: Sender,
     version: u64,
     piece: Vec<u8>,
     told: Told,

@@ -1,4 +1,4 @@
-//! What stands before each payload of a WebSocket (RFC 6455 5.2), and the mask on it.
+//! What stands before each payload of a WebSocket (RFC 6455 5.2), and keys for the masks on them.
 
 use std::io;
 
@@ -53,28 +53,39 @@ pub(super) fn broken(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the other end broke the WebSocket protocol: {what}"))
 }
 
-/// Unpredictable to what runs in a browser, which is what masks are for (RFC 6455 10.3); both of our ends are programs.
-/// Zeros, which are no mask, stand in only when the system has no randomness.
-pub(super) fn mask_key() -> [u8; 4] {
-    getrandom::u32().unwrap_or_default().to_ne_bytes()
+/// Masks' keys: unpredictable to what runs in a browser, which is what masks are for (RFC 6455 10.3). A call to the system
+/// for each message would cost more than the mask itself, so some are taken at a time.
+pub(super) struct Keys {
+    pool: Option<Box<[u8; KEYS * 4]>>,
+    used: usize,
 }
 
-/// XORs with the key from its byte `turn` on, eight bytes at a time (RFC 6455 5.3).
-pub(super) fn unmask(bytes: &mut [u8], key: [u8; 4], turn: usize) {
-    if key == [0; 4] {
-        return;
+/// How many keys are taken at a time.
+const KEYS: usize = 32;
+
+impl Keys {
+    pub(super) fn new() -> Keys {
+        Keys { pool: None, used: KEYS }
     }
-    let mut turned = key;
-    turned.rotate_left(turn % 4);
-    let [a, b, c, d] = turned;
-    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let mut words = bytes.chunks_exact_mut(8);
-    for word in &mut words {
-        if let Ok(eight) = <[u8; 8]>::try_from(&*word) {
-            word.copy_from_slice(&(u64::from_ne_bytes(eight) ^ wide).to_ne_bytes());
+
+    pub(super) fn next(&mut self) -> [u8; 4] {
+        if self.used >= KEYS {
+            let mut pool = Box::new([0; KEYS * 4]);
+            if getrandom::fill(&mut pool[..]).is_err() {
+                // Zeros are no mask, but a valid key, and both of our ends are programs.
+                return [0; 4];
+            }
+            self.pool = Some(pool);
+            self.used = 0;
         }
+        let keys = self.pool.as_ref().map_or(&[][..], |pool| &pool[..]);
+        let key = keys.chunks_exact(4).nth(self.used).and_then(|key| <[u8; 4]>::try_from(key).ok());
+        self.used += 1;
+        key.unwrap_or_default()
     }
-    for (byte, key) in words.into_remainder().iter_mut().zip(turned.into_iter().cycle()) {
-        *byte ^= key;
+
+    /// Gives back what an idle link does not need.
+    pub(super) fn rest(&mut self) {
+        *self = Keys::new();
     }
 }

@@ -1,10 +1,13 @@
 //! A byte stream inside the binary messages of a WebSocket (RFC 6455), with a heartbeat of its own.
 //!
-//! Messages carry no meaning: what one end writes is what the other reads. A ping goes out every 10 s; an end that has
-//! heard nothing for 24 s is given up. Pings are WebSocket's rather than HTTP/2's, so that their round trip can be
-//! measured here, and so that gateways see them. Nothing is held while a link is idle: buffers come with the bytes.
+//! Messages carry no meaning: what one end writes is what the other reads. Pings are WebSocket's rather than HTTP/2's, so that
+//! their round trip can be measured here, and so that gateways see them. Nothing is held while a link is idle: buffers come
+//! with the bytes. One task owns a carrier, reads and writes.
 
 mod frame;
+mod heartbeat;
+mod output;
+mod pace;
 
 use std::io;
 use std::pin::Pin;
@@ -12,29 +15,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BytesMut};
 use culvert_net::Conn;
-use culvert_net::ws::Role;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use culvert_net::ws::{Role, apply_mask};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
-use self::frame::{Header, broken, mask_key, unmask};
+use self::frame::{Header, broken};
+use self::heartbeat::{Due, Heartbeat};
+use self::output::Output;
+use self::pace::Pace;
 use crate::figures::Shared;
 
-/// How often an end shows that it is there (DESIGN section 3).
-const PING_EVERY: Duration = Duration::from_secs(10);
-/// Two pings unanswered and four seconds more: a dead peer is known within 25 s (faults.md L2).
-const SILENCE: Duration = Duration::from_secs(24);
 /// How long last words may take.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// What is read at a time once bytes flow; an idle link reads into less.
-const READ: usize = 64 << 10;
+/// What is read at a time where no payload is awaited: headers, and what an idle link says.
 const READ_IDLE: usize = 2 << 10;
-/// What waits for the socket at the most: what is stale must be skipped before it comes here.
-const WRITE: usize = 32 << 10;
-/// Most bytes of one message of ours: an HTTP/2 frame of 16 KiB with its header, and a little.
-const MESSAGE: usize = 20 << 10;
+/// Most that is read at a time of a payload that is awaited.
+const READ: usize = 64 << 10;
+/// From here on payload is read to where it is wanted, without a buffer of ours between.
+const DIRECT: usize = 4 << 10;
+/// What is flushed waits from this size on until the end of the writer's turn, so that more may join it in one message.
+const CORK: usize = 8 << 10;
 /// Most bytes of answers to pings that wait; a peer that asks more than it reads is given up.
 const CONTROL: usize = 4 << 10;
 
@@ -47,6 +50,16 @@ struct Payload {
     turn: usize,
 }
 
+impl Payload {
+    /// Takes the mask off what was read into `buf` from `start` on.
+    fn give(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
+        let Some(given) = buf.filled_mut().get_mut(start..) else { return };
+        apply_mask(given, self.key, self.turn);
+        self.turn = (self.turn + given.len()) % 4;
+        self.left -= given.len() as u64;
+    }
+}
+
 pub(crate) struct Carrier {
     io: Conn,
     role: Role,
@@ -54,14 +67,11 @@ pub(crate) struct Carrier {
     input: BytesMut,
     payload: Option<Payload>,
     /// Framed and not yet written.
-    output: BytesMut,
+    output: Output,
     shared: Arc<Shared>,
-    heard: Instant,
-    pinged: Option<Instant>,
-    pings: u64,
+    pace: Pace,
+    heartbeat: Heartbeat,
     tick: Pin<Box<Sleep>>,
-    /// The last read filled its buffer: the next one may be larger.
-    flowing: bool,
     /// Our close frame is on its way; there is nothing more to say after this.
     closing: Option<Instant>,
 }
@@ -75,75 +85,37 @@ impl Carrier {
             role,
             input: BytesMut::new(),
             payload: None,
-            output: BytesMut::new(),
+            output: Output::new(role),
             shared,
-            heard: now,
-            pinged: None,
-            pings: 0,
-            // The first ping goes at once: it tells the round trip.
+            pace: Pace::default(),
+            heartbeat: Heartbeat::new(now, role),
             tick: Box::pin(sleep_until(now)),
-            flowing: false,
             closing: None,
         }
-    }
-
-    /// Frames a whole message into the output.
-    fn frame(&mut self, opcode: u8, parts: &[io::IoSlice<'_>], length: usize) {
-        self.output.reserve(length + 14);
-        self.output.put_u8(0x80 | opcode);
-        let masked = self.role == Role::Client;
-        let bit = if masked { 0x80 } else { 0 };
-        match length {
-            n @ 0..=125 => self.output.put_u8(bit | n as u8),
-            n @ 126..=0xffff => {
-                self.output.put_u8(bit | 126);
-                self.output.put_u16(n as u16);
-            }
-            n => {
-                self.output.put_u8(bit | 127);
-                self.output.put_u64(n as u64);
-            }
-        }
-        let key = if masked { mask_key() } else { [0; 4] };
-        if masked {
-            self.output.put_slice(&key);
-        }
-        let start = self.output.len();
-        let mut left = length;
-        for part in parts {
-            let take = part.len().min(left);
-            self.output.put_slice(part.get(..take).unwrap_or_default());
-            left -= take;
-        }
-        if masked && let Some(payload) = self.output.get_mut(start..) {
-            unmask(payload, key, 0);
-        }
-    }
-
-    fn control(&mut self, opcode: u8, payload: &[u8]) {
-        self.frame(opcode, &[io::IoSlice::new(payload)], payload.len());
     }
 
     /// Writes what is framed. Ready when nothing is left.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
-            match Pin::new(&mut self.io).poll_write(cx, &self.output) {
+            match Pin::new(&mut self.io).poll_write(cx, self.output.chunk()) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => {
                     self.output.advance(n);
                     self.shared.count_sent(n);
+                    if self.pace.handle_taken(Instant::now(), n) {
+                        self.io.set_notsent_lowat(self.pace.bounds().kernel);
+                        self.shared.set_fast(self.pace.is_fast());
+                    }
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
+                    self.pace.handle_full(Instant::now());
                     self.shared.set_unsent(self.output.len());
                     return Poll::Pending;
                 }
             }
         }
         self.shared.set_unsent(0);
-        if self.output.capacity() > 0 && !self.flowing {
-            self.output = BytesMut::new();
-        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -157,27 +129,27 @@ impl Carrier {
             let mut payload = status.to_be_bytes().to_vec();
             // Reasons are ours and short; a control frame carries 125 bytes (RFC 6455 5.5).
             payload.extend(reason.bytes().take(123));
-            self.control(8, &payload);
+            self.output.control(8, &payload);
             self.closing = Some(now + FAREWELL);
         }
         if let Some(until) = self.closing {
             return self.poll_farewell(cx, until).map(Ok);
         }
         while self.tick.as_mut().poll(cx).is_ready() {
-            if now >= self.heard + SILENCE {
-                let why = "nothing was heard of the other end for 24 s";
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+            match self.heartbeat.poll(now) {
+                Due::Ping(number) => self.output.control(9, &number.to_be_bytes()),
+                Due::Dead => {
+                    let why = "nothing was heard of the other end for 24 s";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+                }
+                Due::Wait(until) => {
+                    self.tick.as_mut().reset(until);
+                    // Between two bursts nothing is held.
+                    if self.output.is_empty() {
+                        self.output.rest();
+                    }
+                }
             }
-            if self.pinged.is_none_or(|at| now >= at + PING_EVERY) {
-                self.pings += 1;
-                let number = self.pings.to_be_bytes();
-                self.control(9, &number);
-                self.pinged = Some(now);
-            }
-            let next = self.pinged.map_or(now, |at| at + PING_EVERY).min(self.heard + SILENCE);
-            self.tick.as_mut().reset(next);
-            // Between two bursts nothing is held.
-            self.flowing = false;
         }
         // What could not be written waits for the writer's own waker, which is the same task's.
         match self.poll_drain(cx) {
@@ -233,32 +205,49 @@ impl Carrier {
             }
             self.input.advance(header);
             let mut payload = self.input.split_to(length);
-            unmask(&mut payload, key, 0);
+            apply_mask(&mut payload, key, 0);
             match opcode {
                 8 => {
                     self.shared.set_closed(&payload);
                     if self.closing.is_none() {
-                        self.control(8, payload.get(..2).unwrap_or_default());
+                        self.output.control(8, payload.get(..2).unwrap_or_default());
                     }
                     return Ok(Some(false));
                 }
                 9 => {
-                    if self.output.len() > WRITE + CONTROL {
+                    if self.output.control_bytes() > CONTROL {
                         return Err(broken("it pings and does not read"));
                     }
-                    self.control(10, &payload);
+                    self.output.control(10, &payload);
                 }
                 10 => {
                     let answered = <[u8; 8]>::try_from(payload.as_ref()).map(u64::from_be_bytes);
-                    if let (Ok(number), Some(at)) = (answered, self.pinged)
-                        && number == self.pings
+                    if let Some(time) =
+                        answered.ok().and_then(|number| self.heartbeat.handle_answer(Instant::now(), number))
                     {
-                        self.shared.set_round_trip(at.elapsed());
+                        self.shared.set_round_trip(time);
                     }
                 }
                 _ => return Err(broken("an opcode that is not defined")),
             }
         }
+    }
+}
+
+impl Carrier {
+    /// Reads payload to where it is wanted. Only while nothing is in `input`.
+    fn poll_read_direct(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(payload) = &mut self.payload else { return Poll::Ready(Ok(())) };
+        let start = buf.filled().len();
+        let mut rest = (&mut self.io).take(payload.left);
+        match Pin::new(&mut rest).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {}
+            other => return other,
+        }
+        payload.give(buf, start);
+        self.heartbeat.handle_input(Instant::now());
+        self.shared.count_received(buf.filled().len() - start);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -274,11 +263,7 @@ impl AsyncRead for Carrier {
                     let Some(part) = this.input.get(..n) else { continue };
                     let start = buf.filled().len();
                     buf.put_slice(part);
-                    if let Some(given) = buf.filled_mut().get_mut(start..) {
-                        unmask(given, payload.key, payload.turn);
-                    }
-                    payload.turn = (payload.turn + n) % 4;
-                    payload.left -= n as u64;
+                    payload.give(buf, start);
                     this.input.advance(n);
                     return Poll::Ready(Ok(()));
                 }
@@ -292,14 +277,16 @@ impl AsyncRead for Carrier {
             if let Poll::Ready(ended) = this.poll_heartbeat(cx) {
                 return Poll::Ready(ended);
             }
-            let room = if this.flowing { READ } else { READ_IDLE };
-            this.input.reserve(room);
+            let left = this.payload.map_or(0, |payload| payload.left);
+            if this.input.is_empty() && left >= DIRECT as u64 && buf.remaining() >= DIRECT {
+                return this.poll_read_direct(cx, buf);
+            }
+            this.input.reserve(usize::try_from(left).unwrap_or(READ).min(READ) + READ_IDLE);
             match poll_read_buf(Pin::new(&mut this.io), cx, &mut this.input) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(n)) => {
-                    this.heard = Instant::now();
+                    this.heartbeat.handle_input(Instant::now());
                     this.shared.count_received(n);
-                    this.flowing |= n >= READ_IDLE;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
@@ -325,7 +312,8 @@ impl AsyncWrite for Carrier {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         // Who waits to write does not always read meanwhile; a dead peer must be found out all the same.
-        if this.output.len() >= WRITE
+        let bound = this.pace.bounds().framed;
+        if this.output.len() >= bound
             && let Poll::Ready(ended) = this.poll_heartbeat(cx)
         {
             return Poll::Ready(Err(ended.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())));
@@ -334,14 +322,10 @@ impl AsyncWrite for Carrier {
             // After the last words nothing is said; an error here would end the connection before they were heard.
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
-        if this.output.len() >= WRITE {
-            return Poll::Pending;
+        match bound.saturating_sub(this.output.len()) {
+            0 => Poll::Pending,
+            room => Poll::Ready(Ok(this.output.append(bufs, room))),
         }
-        let length = bufs.iter().map(|buf| buf.len()).sum::<usize>().min(MESSAGE);
-        if length > 0 {
-            this.frame(2, bufs, length);
-        }
-        Poll::Ready(Ok(length))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -350,7 +334,15 @@ impl AsyncWrite for Carrier {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.closing.is_some() { Poll::Ready(Ok(())) } else { this.poll_drain(cx) }
+        if this.closing.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        if (CORK..this.pace.bounds().framed).contains(&this.output.len()) {
+            // The next turn begins with reading, and that with writing what is here.
+            cx.waker().wake_by_ref();
+            return Poll::Ready(Ok(()));
+        }
+        this.poll_drain(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -7,13 +7,11 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use culvert_cascade::PeerEvent;
 use culvert_hub::Event;
 use http::header;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
 use tokio::time::interval;
 
 use super::{Api, Caller, Problem};
@@ -33,7 +31,7 @@ pub(super) async fn stream(State(api): State<Api>, caller: Caller) -> Result<Res
     Ok((headers, Body::new(body)).into_response())
 }
 
-async fn tell(api: Api, sender: mpsc::Sender<Bytes>) {
+async fn tell(api: Api, sender: culvert_link::Sender) {
     let (mut streams, mut peers) = (api.hub.events(), api.cascade.peers().events());
     let mut alive = interval(KEEP_ALIVE);
     loop {
