@@ -7,6 +7,7 @@
 
 pub mod cascade;
 pub mod client;
+pub mod device;
 pub mod ffmpeg;
 pub mod http;
 pub mod lower;

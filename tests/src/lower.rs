@@ -10,6 +10,7 @@ use culvert_net::ws::{Upgrade, UpgradeError, Upgraded, connect};
 use culvert_net::{DialOptions, dial};
 use http::{Request, Response};
 use hyper::body::Incoming;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::TestNode;
@@ -90,12 +91,7 @@ pub async fn register_as(upper: SocketAddr, cid: &str) -> Upgraded {
 }
 
 /// The row of a platform in the upper's list once `look` says yes to it.
-pub async fn until_peer(
-    upper: &TestNode,
-    cid: &str,
-    what: &str,
-    look: impl Fn(&serde_json::Value) -> bool,
-) -> serde_json::Value {
+pub async fn until_peer(upper: &TestNode, cid: &str, what: &str, look: impl Fn(&Value) -> bool) -> Value {
     let row = async || {
         let answer = upper.get(&format!("/api/v1/peers/{cid}")).await;
         (answer.status == 200).then(|| answer.json()).filter(&look)
@@ -104,6 +100,12 @@ pub async fn until_peer(
 }
 
 /// Waits until the upper can ask a platform, and knows who it is.
-pub async fn until_linked(upper: &TestNode, cid: &str) -> serde_json::Value {
+pub async fn until_linked(upper: &TestNode, cid: &str) -> Value {
     until_peer(upper, cid, "linked", |row| row["linked"] == true).await
+}
+
+/// The first row of `/api/v1/uppers` once `look` says yes to it.
+pub async fn until_upper(lower: &TestNode, what: &str, look: impl Fn(&Value) -> bool) -> Value {
+    let row = async || lower.json("/api/v1/uppers").await["items"][0].clone();
+    until(&format!("the upper to be {what}"), async || Some(row().await).filter(&look)).await
 }

@@ -135,8 +135,16 @@ async fn answer(request: Request<Incoming>, asked: Asked) -> Response<Body> {
         }
         // Begins well.
         "later" => {
-            let garbage = std::iter::once(Bytes::from_static(&[0x55; 4096]));
-            Response::new(pieces([all(0)].into_iter().chain(garbage), false))
+            let (sender, body) = channel(1);
+            let good = all(0);
+            tokio::spawn(async move {
+                sender.send(good).await.ok();
+                // A viewer is to have begun before.
+                sleep(Duration::from_millis(300)).await;
+                sender.send(Bytes::from_static(&[0x55; 4096])).await.ok();
+                sender.closed().await;
+            });
+            Response::new(body)
         }
         // Brings something each time, and breaks off.
         "flaps" => {

@@ -16,7 +16,7 @@ use culvert_net::ws::UpgradeError;
 use culvert_tests::TestNode;
 use culvert_tests::client::{ask, full, get, piece, whole};
 use culvert_tests::http::request;
-use culvert_tests::lower::{Lower, register, register_as, until_linked, until_peer};
+use culvert_tests::lower::{Lower, register, register_as, until_linked, until_peer, until_upper};
 use culvert_tests::media::publish_clip;
 use culvert_tests::nginx::Nginx;
 use culvert_tests::node::{free_port, token_sha256};
@@ -40,12 +40,6 @@ fn uppers(rows: &[String]) -> String {
 
 fn below(cid: &str, upper: SocketAddr) -> TestNode {
     TestNode::named(cid, 0, &uppers(&[format!("url: \"ws://{upper}\"")]))
-}
-
-/// The first row of `/api/v1/uppers` once `look` says yes to it.
-async fn until_upper(lower: &TestNode, what: &str, look: impl Fn(&Value) -> bool) -> Value {
-    let row = async || lower.json("/api/v1/uppers").await["items"][0].clone();
-    until(&format!("the upper to be {what}"), async || Some(row().await).filter(&look)).await
 }
 
 /// The status and words of a refusal.
@@ -261,23 +255,6 @@ async fn an_upper_that_is_killed_and_started_again_has_its_lowers_back() {
     assert!(begun.elapsed() < FIRST_RETRY * 2, "{:?}", begun.elapsed());
     drop(upper);
     runtime.shutdown_background();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_goes_tells_the_other_end_and_an_upper_says_when_to_come_back() {
-    let upper = TestNode::start("");
-    let (first, second) = (below("edge1", upper.address()), below("edge2", upper.address()));
-    until_linked(&upper, "edge1").await;
-    until_linked(&upper, "edge2").await;
-    let begun = Instant::now();
-    let (_, row) = tokio::join!(second.node.drain(), until_peer(&upper, "edge2", "lost", |row| row["linked"] == false));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert!(row["error"].as_str().unwrap().contains("shutting down"), "{row}");
-    upper.node.drain().await;
-    let row = until_upper(&first, "told", |row| row["linked"] == false).await;
-    assert!(row["error"].as_str().unwrap().contains("retry-in-ms=1000..3000"), "{row}");
-    // It waits as it was told to, and not less.
-    assert_eq!((&row["state"], &row["attempts"]), (&json!("waiting"), &json!(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,8 +13,10 @@ use axum::body::Body as AxumBody;
 use axum::routing::{any, get as on_get};
 use bytes::Bytes;
 use culvert_link::{Body, BoxError, body, channel, empty};
+use culvert_media::Cid;
 use culvert_tests::TestNode;
 use culvert_tests::client::{ask, full, get, http2, piece, whole};
+use culvert_tests::device::device;
 use culvert_tests::http::{Answer, exchange, request};
 use culvert_tests::lower::{Lower, register_as, until_linked, until_peer};
 use culvert_tests::media::publish_clip;
@@ -46,14 +48,6 @@ fn lower_of(upper: &TestNode, cid: &str, yaml: &str, device: SocketAddr) -> Test
     );
     let allow = if yaml.contains("  allow:") { "" } else { "  allow: [\"* /**\"]\n" };
     TestNode::named(cid, 0, &format!("{cascade}{allow}{yaml}"))
-}
-
-/// A server of a site's own network.
-async fn device(router: Router) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    address
 }
 
 const X_MANY: http::HeaderName = http::HeaderName::from_static("x-many");
@@ -654,10 +648,13 @@ async fn errors_have_status_type_level_and_a_sentence() {
         async move { request(address, "GET", &format!("{DEV}/hung"), &[]).await }
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    middle.node.drain().await;
+    let cid = Cid::parse("edge1").unwrap();
+    upper.node.cascade.peers().get(&cid).unwrap().close(1011, "cut by a test");
     let (status, kind, level, detail) = problem(&hung.await.unwrap());
     assert_eq!((status, kind.as_str(), level.as_str()), (502, "link-lost", "top"), "{detail}");
-    assert!(detail.contains("shutting down"), "{detail}");
+    assert!(detail.contains("cut by a test"), "{detail}");
+    until_peer(&upper, "edge1", "linked again", |row| row["linked"] == true && row["links"] == 2).await;
+    middle.node.drain().await;
     until_peer(&upper, "edge1", "lost", |row| row["linked"] == false).await;
     let detail = fails(&upper, "/peer/edge1/x", 502, "not-linked", "top").await;
     assert!(detail.contains("shutting down"), "{detail}");

@@ -12,7 +12,7 @@ mod relays;
 mod source;
 mod uplink;
 
-pub use peers::{PeerEvent, PeerInfo, PeerLimits, Peers};
+pub use peers::{PeerEvent, PeerInfo, PeerLimits, Peers, Room};
 pub use proxy::{Destination, Fault, PathError, Proxy, REQUESTER, check, drop_hop_by_hop, level, problem, upward};
 pub use relays::{OnDemand, Relays};
 pub use source::serve_relay;

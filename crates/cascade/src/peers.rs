@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use culvert_link::{Accepted, Conn, FORGET, Link, LinkFigures, RetryHint, accept};
 use culvert_media::{Cid, StreamName};
@@ -22,6 +22,8 @@ use crate::proxy::Fault;
 const REPLACED: u16 = 4001;
 /// WebSocket status: the other end broke what is spoken inside the link.
 const BROKEN: u16 = 4002;
+/// How long what is running through a link may take to finish once this node ends; all of a drain has 10 s.
+const FINISH: Duration = Duration::from_secs(5);
 /// News that a slow listener may fall behind by before it must list again.
 const EVENTS: usize = 1024;
 /// Platforms that are remembered after they were lost, beside those that are linked; the longest lost go first.
@@ -54,7 +56,7 @@ pub struct Peers(Arc<Inner>);
 struct Inner {
     cid: Cid,
     limits: PeerLimits,
-    table: Mutex<HashMap<Cid, Entry>>,
+    table: Mutex<Table>,
     generations: AtomicU64,
     events: broadcast::Sender<PeerEvent>,
     /// Some platform was linked or lost, or its catalogue changed.
@@ -62,6 +64,23 @@ struct Inner {
     faults: Mutex<HashMap<&'static str, u64>>,
     tasks: TaskTracker,
     draining: CancellationToken,
+}
+
+/// All that are known, and how many of them are linked or about to be: with ten thousand, nobody counts them one by one.
+#[derive(Default)]
+struct Table {
+    by_cid: HashMap<Cid, Entry>,
+    linked: usize,
+    coming: usize,
+}
+
+/// A place for one more link, from the yes until it is made.
+pub struct Room(Peers);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.table().coming -= 1;
+    }
 }
 
 struct Entry {
@@ -138,25 +157,26 @@ impl Peers {
         &self.0.cid
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<Cid, Entry>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock().expect("no code panics while it holds the table of platforms")
     }
 
-    /// Whether one more link may come; asked before the 101. The sentence says why not.
-    pub fn may_accept(&self, cid: &Cid) -> Result<(), String> {
+    /// Room for one more link; asked before the 101. The sentence says why there is none.
+    pub fn room(&self, cid: &Cid) -> Result<Room, String> {
         if self.0.draining.is_cancelled() {
             return Err("this node is shutting down".into());
         }
-        let table = self.table();
-        let live = table.values().filter(|entry| entry.link.is_some()).count();
-        if live >= self.0.limits.links && table.get(cid).is_none_or(|entry| entry.link.is_none()) {
+        let mut table = self.table();
+        let replaces = table.by_cid.get(cid).is_some_and(|entry| entry.link.is_some());
+        if table.linked + table.coming >= self.0.limits.links && !replaces {
             return Err(format!("this node has as many links as it may (limits.links: {})", self.0.limits.links));
         }
-        Ok(())
+        table.coming += 1;
+        Ok(Room(self.clone()))
     }
 
     /// Runs the link of a platform until it ends. `conn` is what follows our 101; who it is was decided before.
-    pub async fn run(&self, cid: Cid, conn: Conn) {
+    pub async fn run(&self, cid: Cid, conn: Conn, room: Room) {
         let remote = conn.remote();
         let Accepted { link, driver } = match accept(conn, self.0.limits.requests).await {
             Ok(accepted) => accepted,
@@ -166,9 +186,11 @@ impl Peers {
             }
         };
         let generation = self.enter(&cid, link.clone(), remote);
+        drop(room);
         if self.0.draining.is_cancelled() {
             // It was let in a moment before, and not told with the others.
-            link.drain(RetryHint::spread(1));
+            let link = link.clone();
+            self.0.tasks.spawn(async move { link.drain(RetryHint::spread(1), FINISH).await });
         }
         tracing::info!(peer = %cid, %remote, generation, "linked");
         let reading = async {
@@ -191,17 +213,18 @@ impl Peers {
     }
 
     /// Spawns [`Peers::run`]; [`Peers::drained`] waits for it.
-    pub fn spawn(&self, cid: Cid, conn: Conn) {
+    pub fn spawn(&self, cid: Cid, conn: Conn, room: Room) {
         let peers = self.clone();
-        self.0.tasks.spawn(async move { peers.run(cid, conn).await });
+        self.0.tasks.spawn(async move { peers.run(cid, conn, room).await });
     }
 
     fn enter(&self, cid: &Cid, link: Link, remote: SocketAddr) -> u64 {
         let generation = self.0.generations.fetch_add(1, Ordering::Relaxed) + 1;
         let mut table = self.table();
-        let (links, catalogue) = match table.remove(cid) {
+        let (links, catalogue) = match table.by_cid.remove(cid) {
             Some(old) => {
                 if let Some(link) = &old.link {
+                    table.linked -= 1;
                     tracing::info!(peer = %cid, remote = %old.remote, generation = old.generation, "link replaced");
                     link.close(REPLACED, "replaced by a newer link of the same platform");
                 }
@@ -213,7 +236,8 @@ impl Peers {
         let since = SystemTime::now();
         let entry =
             Entry { generation, link: Some(link), remote, since, why_lost: String::new(), links: links + 1, catalogue };
-        table.insert(cid.clone(), entry);
+        table.by_cid.insert(cid.clone(), entry);
+        table.linked += 1;
         drop(table);
         self.announce(PeerEvent::Linked(cid.clone()));
         generation
@@ -221,20 +245,21 @@ impl Peers {
 
     fn leave(&self, cid: &Cid, generation: u64, why: String, forgotten: bool) {
         let mut table = self.table();
-        let Some(entry) = table.get_mut(cid).filter(|entry| entry.generation == generation) else {
+        let Some(entry) = table.by_cid.get_mut(cid).filter(|entry| entry.generation == generation) else {
             tracing::debug!(peer = %cid, generation, %why, "replaced link ended");
             return;
         };
         if forgotten {
             tracing::info!(peer = %cid, remote = %entry.remote, generation, %why, "link ended");
-            table.remove(cid);
+            table.by_cid.remove(cid);
         } else {
             entry.link = None;
             entry.since = SystemTime::now();
             tracing::warn!(peer = %cid, remote = %entry.remote, generation, %why, "link lost");
             entry.why_lost = why;
-            forget(&mut table);
         }
+        table.linked -= 1;
+        table.forget();
         drop(table);
         self.announce(PeerEvent::Lost(cid.clone()));
     }
@@ -242,7 +267,7 @@ impl Peers {
     /// Changes what is known of a platform, unless its link was replaced.
     pub(crate) fn update(&self, cid: &Cid, generation: u64, change: impl FnOnce(&mut Catalogue)) {
         let mut table = self.table();
-        let Some(entry) = table.get_mut(cid).filter(|entry| entry.generation == generation) else { return };
+        let Some(entry) = table.by_cid.get_mut(cid).filter(|entry| entry.generation == generation) else { return };
         change(&mut entry.catalogue);
         drop(table);
         self.announce(PeerEvent::Changed(cid.clone()));
@@ -262,7 +287,7 @@ impl Peers {
     /// The link of a platform.
     pub fn get(&self, cid: &Cid) -> Result<Link, Fault> {
         let table = self.table();
-        let entry = table.get(cid).ok_or_else(|| Fault::Unknown(cid.clone()))?;
+        let entry = table.by_cid.get(cid).ok_or_else(|| Fault::Unknown(cid.clone()))?;
         let lost = || Fault::Lost { cid: cid.clone(), since: entry.since, why: entry.why_lost.clone() };
         entry.link.clone().filter(|link| !link.is_closed()).ok_or_else(lost)
     }
@@ -299,26 +324,27 @@ impl Peers {
         // The ids that could end it are few; those that are known may be many.
         let name = stream.as_str();
         let dashes = name.match_indices('-').map(|(at, _)| at + 1);
-        let mut known = dashes.filter_map(|at| Cid::parse(name.get(at..)?).ok()).filter(|cid| table.contains_key(cid));
+        let mut known =
+            dashes.filter_map(|at| Cid::parse(name.get(at..)?).ok()).filter(|cid| table.by_cid.contains_key(cid));
         known.find_map(|cid| stream.without_cid(&cid).map(|below| (cid, below)))
     }
 
     /// All that are known, by id.
     pub fn list(&self) -> Vec<PeerInfo> {
-        let mut list: Vec<PeerInfo> = self.table().iter().map(|(cid, entry)| entry.info(cid)).collect();
+        let mut list: Vec<PeerInfo> = self.table().by_cid.iter().map(|(cid, entry)| entry.info(cid)).collect();
         list.sort_by(|a, b| a.cid.cmp(&b.cid));
         list
     }
 
     /// One of them.
     pub fn info(&self, cid: &Cid) -> Option<PeerInfo> {
-        self.table().get(cid).map(|entry| entry.info(cid))
+        self.table().by_cid.get(cid).map(|entry| entry.info(cid))
     }
 
     /// How many are linked, and how many are known.
     pub fn count(&self) -> (usize, usize) {
         let table = self.table();
-        (table.values().filter(|entry| entry.link.is_some()).count(), table.len())
+        (table.linked, table.by_cid.len())
     }
 
     /// Counts what went wrong, by words of which there are a few.
@@ -332,13 +358,14 @@ impl Peers {
         faults.iter().map(|(what, n)| (*what, *n)).collect()
     }
 
-    /// Tells all lowers that this node goes away, and when to come back.
+    /// Ends all links: what is running is finished, as far as that goes in a few seconds, and lowers are told when to come
+    /// back. Spawns a task for each; [`Peers::drained`] waits for them.
     pub fn drain(&self) {
         self.0.draining.cancel();
-        let links: Vec<Link> = self.table().values().filter_map(|entry| entry.link.clone()).collect();
+        let links: Vec<Link> = self.table().by_cid.values().filter_map(|entry| entry.link.clone()).collect();
         let hint = RetryHint::spread(links.len());
         for link in links {
-            link.drain(hint);
+            self.0.tasks.spawn(async move { link.drain(hint, FINISH).await });
         }
     }
 
@@ -364,12 +391,15 @@ impl Entry {
     }
 }
 
-/// Forgets who was lost the longest ago, where too many were.
-fn forget(table: &mut HashMap<Cid, Entry>) {
-    let lost = || table.iter().filter(|(_, entry)| entry.link.is_none());
-    if lost().count() > REMEMBERED
-        && let Some(oldest) = lost().min_by_key(|(_, entry)| entry.since).map(|(cid, _)| cid.clone())
-    {
-        table.remove(&oldest);
+impl Table {
+    /// Forgets who was lost the longest ago, where too many were.
+    fn forget(&mut self) {
+        if self.by_cid.len() - self.linked <= REMEMBERED {
+            return;
+        }
+        let lost = self.by_cid.iter().filter(|(_, entry)| entry.link.is_none());
+        if let Some(oldest) = lost.min_by_key(|(_, entry)| entry.since).map(|(cid, _)| cid.clone()) {
+            self.by_cid.remove(&oldest);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_net::Conn;
@@ -15,12 +16,13 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::carrier::Carrier;
 use crate::figures::{LinkFigures, Shared};
+use crate::pieces::Cut;
 use crate::retry::{RESTART, RetryHint};
 use crate::serve::{self, explain};
-use crate::pieces::Cut;
 use crate::{CONNECTION_WINDOW, HEAD, LARGEST_FRAME, LEFT, SEND_BUFFER, STREAM_WINDOW};
 
 /// A link as its upper holds it. Cheap to clone.
@@ -107,7 +109,9 @@ pub async fn accept(
             (None, Some((status, reason)), _) if reason.is_empty() => format!("closed by the other end ({status})"),
             (None, Some((_, reason)), _) => format!("closed by the other end: {reason}"),
             (None, None, Err(error)) => explain(&error),
-            (None, None, Ok(())) => "the connection ended without a word".to_string(),
+            (None, None, Ok(())) if said.is_broken_off() => "the connection ended without a word".to_string(),
+            // GOAWAY (RFC 9113 6.8): no request begins any more, and those that are running are finished without us.
+            (None, None, Ok(())) => "the other end is shutting down".to_string(),
         }
     };
     let link = Link { sender, shared, places: Arc::new(Semaphore::new(requests)), requests };
@@ -144,10 +148,8 @@ impl Link {
     }
 
     fn why(&self, error: &hyper::Error) -> String {
-        match self.shared.closed().or(self.shared.was_closed()) {
-            Some((_, reason)) if !reason.is_empty() => reason,
-            Some(_) | None => explain(error),
-        }
+        let said = [self.shared.closed(), self.shared.was_closed()].into_iter().flatten();
+        said.map(|(_, reason)| reason).find(|reason| !reason.is_empty()).unwrap_or_else(|| explain(error))
     }
 
     /// The WebSocket status with which the other end closed it.
@@ -170,8 +172,12 @@ impl Link {
         self.shared.close(status, reason);
     }
 
-    /// Ends it because this node goes away; the lower comes back as the hint says.
-    pub fn drain(&self, hint: RetryHint) {
+    /// Ends it because this node goes away: no request begins any more, those that are running have so long to finish, and the
+    /// lower comes back as the hint says.
+    pub async fn drain(&self, hint: RetryHint, within: Duration) {
+        let all = u32::try_from(self.requests).unwrap_or(u32::MAX);
+        // Who did not finish in time is cut off by what follows.
+        timeout(within, self.places.acquire_many(all)).await.ok();
         self.shared.close(RESTART, &hint.reason());
     }
 }

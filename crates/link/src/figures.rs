@@ -26,10 +26,14 @@ pub(crate) struct Shared {
 
 #[derive(Debug, Default)]
 struct Words {
+    /// What to say when this end has nothing more to do.
+    parting: Option<(u16, &'static str)>,
     /// What to say to the other end.
     close: Option<(u16, String)>,
     /// What it said.
     closed: Option<(u16, String)>,
+    /// Its connection ended before it said anything.
+    broken_off: bool,
 }
 
 /// Figures of a link.
@@ -95,6 +99,18 @@ impl Shared {
         self.closer.wake();
     }
 
+    /// What to say when all is done, unless it is asked to close before.
+    pub(crate) fn part_with(&self, status: u16, reason: &'static str) {
+        self.words().parting = Some((status, reason));
+    }
+
+    pub(crate) fn parting(&self) -> (u16, String) {
+        let words = self.words();
+        let parting = words.parting.map(|(status, reason)| (status, reason.to_string()));
+        // 1000: what it was for is done (RFC 6455 7.4.1).
+        words.close.clone().or(parting).unwrap_or((1000, String::new()))
+    }
+
     pub(crate) fn take_close(&self) -> Option<(u16, String)> {
         self.words().close.clone()
     }
@@ -104,6 +120,15 @@ impl Shared {
         let status = payload.first_chunk().map_or(1005, |status| u16::from_be_bytes(*status));
         let reason = payload.get(2..).map(String::from_utf8_lossy).unwrap_or_default();
         self.words().closed = Some((status, reason.chars().filter(|c| !c.is_control()).collect()));
+    }
+
+    pub(crate) fn set_broken_off(&self) {
+        let mut words = self.words();
+        words.broken_off = words.closed.is_none();
+    }
+
+    pub(crate) fn is_broken_off(&self) -> bool {
+        self.words().broken_off
     }
 
     pub(crate) fn closed(&self) -> Option<(u16, String)> {

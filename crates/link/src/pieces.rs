@@ -122,7 +122,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Cut<B> {
         if this.rest.is_empty() {
             let frame = match Pin::new(&mut this.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => frame,
-                other => return other,
+                other @ (Poll::Ready(None | Some(Err(_))) | Poll::Pending) => return other,
             };
             match frame.into_data() {
                 Ok(data) => this.rest = data,

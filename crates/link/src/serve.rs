@@ -6,6 +6,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_net::Conn;
@@ -16,6 +17,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::carrier::Carrier;
@@ -53,7 +55,14 @@ pub trait Service: Send + Sync + 'static {
     fn call(&self, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 }
 
-/// Serves until the link ends; the error is a sentence. `stop` ends it: the upper is told, and what is running is cut.
+/// What is said then (RFC 6455 7.4.1).
+const GOING: u16 = 1001;
+const SHUTTING_DOWN: &str = "this node is shutting down";
+/// How long what the upper asked for may take to finish once this node ends; all of a drain has 10 s.
+const FINISH: Duration = Duration::from_secs(5);
+
+/// Serves until the link ends; the error is a sentence. `stop` ends it: the upper is told not to ask any more (GOAWAY), and
+/// what is running has a few seconds to finish.
 pub(crate) async fn serve(
     conn: Conn,
     service: Arc<dyn Service>,
@@ -86,8 +95,14 @@ pub(crate) async fn serve(
     let ended = tokio::select! {
         ended = &mut connection => ended,
         () = stop.cancelled() => {
-            shared.close(1001, "this node is shutting down");
-            connection.await
+            shared.part_with(GOING, SHUTTING_DOWN);
+            connection.as_mut().graceful_shutdown();
+            let finished = timeout(FINISH, &mut connection).await;
+            shared.close(GOING, SHUTTING_DOWN);
+            match finished {
+                Ok(ended) => ended,
+                Err(_) => connection.await,
+            }
         }
     };
     ended.map_err(|error| explain(&error))

@@ -74,6 +74,10 @@ fn read(file: &Option<std::path::PathBuf>) -> Result<Config, Failed> {
 }
 
 fn begin(config: &Config) -> Result<Runtime, Failed> {
+    // With thousands of peers memory is many small pieces with large buffers that are hardly used between them: a page of 2 MiB
+    // would make all of it resident. Measured with 10,000 idle links: 54 KiB each with them, 32 KiB without.
+    #[cfg(target_os = "linux")]
+    rustix::thread::disable_transparent_huge_pages(true).ok();
     logs::init(config.log.filter.as_str(), config.log.format)?;
     // A viewer is a descriptor; what is more than the hard limit cannot be had.
     rlimit::increase_nofile_limit(u64::MAX).ok();

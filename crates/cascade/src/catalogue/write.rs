@@ -104,6 +104,8 @@ async fn keep_writing(below: Below, sender: Sender) {
                 Some(Instant::now())
             }
             () = writer.sender.closed() => return,
+            // What there will be is not what there is.
+            () = below.hub.draining() => return,
         };
         let Some(settled) = settled else { return };
         sleep_until(settled.max(rest)).await;

@@ -28,8 +28,9 @@ use self::output::Output;
 use self::pace::Pace;
 use crate::figures::Shared;
 
-/// How long last words may take.
+/// How long last words may take, and how much of what the other end says meanwhile is read and left: all that can be under way.
 const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL_BYTES: usize = 8 << 20;
 /// What is read at a time where no payload is awaited: headers, and what an idle link says.
 const READ_IDLE: usize = 2 << 10;
 /// Most that is read at a time of a payload that is awaited.
@@ -74,6 +75,8 @@ pub(crate) struct Carrier {
     tick: Pin<Box<Sleep>>,
     /// Our close frame is on its way; there is nothing more to say after this.
     closing: Option<Instant>,
+    /// Read since then.
+    left_over: usize,
 }
 
 impl Carrier {
@@ -91,6 +94,7 @@ impl Carrier {
             heartbeat: Heartbeat::new(now, role),
             tick: Box::pin(sleep_until(now)),
             closing: None,
+            left_over: 0,
         }
     }
 
@@ -126,11 +130,7 @@ impl Carrier {
         if self.closing.is_none()
             && let Some((status, reason)) = self.shared.take_close()
         {
-            let mut payload = status.to_be_bytes().to_vec();
-            // Reasons are ours and short; a control frame carries 125 bytes (RFC 6455 5.5).
-            payload.extend(reason.bytes().take(123));
-            self.output.control(8, &payload);
-            self.closing = Some(now + FAREWELL);
+            self.say_last(status, &reason);
         }
         if let Some(until) = self.closing {
             return self.poll_farewell(cx, until).map(Ok);
@@ -158,6 +158,14 @@ impl Carrier {
         }
     }
 
+    fn say_last(&mut self, status: u16, reason: &str) {
+        let mut payload = status.to_be_bytes().to_vec();
+        // Reasons are ours and short; a control frame carries 125 bytes (RFC 6455 5.5).
+        payload.extend(reason.bytes().take(123));
+        self.output.control(8, &payload);
+        self.closing = Some(Instant::now() + FAREWELL);
+    }
+
     /// Says the last words, and reads on until the other end has heard them: a socket that is closed with something unread
     /// resets, and the reset overtakes the words.
     fn poll_farewell(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
@@ -176,7 +184,10 @@ impl Carrier {
                 Ok(None) => {
                     self.input.reserve(READ_IDLE);
                     match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
-                        Poll::Ready(Ok(n)) if n > 0 => self.shared.count_received(n),
+                        Poll::Ready(Ok(n)) if n > 0 && self.left_over < FAREWELL_BYTES => {
+                            self.left_over += n;
+                            self.shared.count_received(n);
+                        }
                         Poll::Ready(Ok(_) | Err(_)) => return Poll::Ready(()),
                         Poll::Pending => return Poll::Pending,
                     }
@@ -242,11 +253,15 @@ impl Carrier {
         let mut rest = (&mut self.io).take(payload.left);
         match Pin::new(&mut rest).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {}
-            other => return other,
+            other @ (Poll::Ready(Err(_)) | Poll::Pending) => return other,
         }
         payload.give(buf, start);
+        let came = buf.filled().len() - start;
+        if came == 0 {
+            self.shared.set_broken_off();
+        }
         self.heartbeat.handle_input(Instant::now());
-        self.shared.count_received(buf.filled().len() - start);
+        self.shared.count_received(came);
         Poll::Ready(Ok(()))
     }
 }
@@ -283,7 +298,10 @@ impl AsyncRead for Carrier {
             }
             this.input.reserve(usize::try_from(left).unwrap_or(READ).min(READ) + READ_IDLE);
             match poll_read_buf(Pin::new(&mut this.io), cx, &mut this.input) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(0)) => {
+                    this.shared.set_broken_off();
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Ready(Ok(n)) => {
                     this.heartbeat.handle_input(Instant::now());
                     this.shared.count_received(n);
@@ -347,11 +365,16 @@ impl AsyncWrite for Carrier {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        match this.poll_drain(cx) {
-            Poll::Ready(Ok(())) => Pin::new(&mut this.io).poll_shutdown(cx),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
+        if this.closing.is_none() && this.shared.closed().is_none() {
+            let (status, reason) = this.shared.parting();
+            this.say_last(status, &reason);
         }
+        if let Some(until) = this.closing
+            && this.poll_farewell(cx, until).is_pending()
+        {
+            return Poll::Pending;
+        }
+        Pin::new(&mut this.io).poll_shutdown(cx)
     }
 }
 

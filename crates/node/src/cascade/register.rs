@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use culvert_cascade::Room;
 use culvert_hub::{Credentials, FORWARDED, Refusal, parameter, site};
 use culvert_link::{PROTOCOL, REGISTER};
 use culvert_live::Remote;
@@ -48,6 +49,13 @@ struct Shown<'a> {
     certificate: Option<&'a dyn Fn(&str) -> bool>,
 }
 
+/// The platform that may link, the answer to its key, and its place.
+struct Yes {
+    cid: Cid,
+    accept: String,
+    room: Room,
+}
+
 /// A no, before the 101.
 struct No(u16, &'static str, String);
 
@@ -67,13 +75,13 @@ impl Cascade {
     pub(crate) async fn register(&self, mut conn: Conn, head: Head) {
         conn.consume(head.bytes);
         let answer = match self.admit_head(&conn, &head) {
-            Ok((cid, accept)) => {
+            Ok(Yes { cid, accept, room }) => {
                 let yes = format!(
                     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                      Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
                 );
                 if matches!(timeout(FAREWELL, conn.write_all(yes.as_bytes())).await, Ok(Ok(()))) {
-                    self.0.peers.spawn(cid, conn);
+                    self.0.peers.spawn(cid, conn, room);
                 }
                 return;
             }
@@ -95,7 +103,7 @@ impl Cascade {
         timeout(FAREWELL, words).await.ok();
     }
 
-    fn admit_head(&self, conn: &Conn, head: &Head) -> Result<(Cid, String), No> {
+    fn admit_head(&self, conn: &Conn, head: &Head) -> Result<Yes, No> {
         let certificate = |name: &str| conn.client_certificate_is_for(name);
         let shown = Shown {
             remote: conn.remote(),
@@ -117,8 +125,7 @@ impl Cascade {
         router.layer(from_fn_with_state(self.clone(), by_library))
     }
 
-    /// The platform that may link, and the answer to its key.
-    fn admit(&self, shown: &Shown<'_>) -> Result<(Cid, String), No> {
+    fn admit(&self, shown: &Shown<'_>) -> Result<Yes, No> {
         let verdict = self.try_admit(shown);
         if let Err(No(status, why, detail)) = &verdict {
             tracing::info!(remote = %shown.remote, status, why, %detail, "link refused");
@@ -127,7 +134,7 @@ impl Cascade {
         verdict
     }
 
-    fn try_admit(&self, shown: &Shown<'_>) -> Result<(Cid, String), No> {
+    fn try_admit(&self, shown: &Shown<'_>) -> Result<Yes, No> {
         let cid = parameter(shown.query, "cid");
         let cid = cid.ok_or_else(|| No(400, "no-cid", "a link needs ?cid=ID, the id of the platform".into()))?;
         let cid = Cid::parse(&cid).map_err(|why| No(400, "bad-cid", why.to_string()))?;
@@ -155,8 +162,8 @@ impl Cascade {
             let why = format!("{cid} is this node's own id; give the lower node another one (node.cid)");
             return Err(No(409, "own-id", why));
         }
-        self.0.peers.may_accept(&cid).map_err(|why| No(503, "no-room", why))?;
-        Ok((cid, accept_key(key)))
+        let room = self.0.peers.room(&cid).map_err(|why| No(503, "no-room", why))?;
+        Ok(Yes { cid, accept: accept_key(key), room })
     }
 }
 
@@ -193,10 +200,11 @@ async fn by_library(
         certificate: None,
     };
     let response = match cascade.admit(&shown) {
-        Ok((cid, accept)) => {
+        Ok(Yes { cid, accept, room }) => {
             tokio::spawn(async move {
                 if let Ok(upgraded) = hyper::upgrade::on(request).await {
-                    cascade.0.peers.spawn(cid, Conn::other(TokioIo::new(upgraded), remote.address, remote.secure));
+                    let conn = Conn::other(TokioIo::new(upgraded), remote.address, remote.secure);
+                    cascade.0.peers.spawn(cid, conn, room);
                 }
             });
             Response::builder()
