@@ -775,7 +775,7 @@ async fn what_is_no_link_after_its_101_is_closed_and_nobody_else_is_harmed() {
     let good = below("good", upper.address());
     until_linked(&upper, "good").await;
     // A WebSocket that breaks the protocol, and one that carries no HTTP/2.
-    let text = b"\x81\x80\0\0\0\0".to_vec();
+    let text = b"\x81\xfe\0\x7e\0\0\0\0".to_vec();
     let unmasked = b"\x82\x05hello".to_vec();
     let no_http2 = [&b"\x82\xa0\0\0\0\0"[..], &[b'z'; 32]].concat();
     let long = b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0".to_vec();

@@ -20,8 +20,8 @@ use crate::servers::{SERVER_CORE, SPARE_FILES, Server, free_address};
 const BEFORE: Duration = Duration::from_secs(2);
 /// So many links are dialled in a second at the beginning: quick, and nobody waits.
 const DIALS_PER_SECOND: f64 = 1500.0;
-/// From the last link to the first figure.
-const SETTLE: Duration = Duration::from_secs(15);
+/// From the last link to the first figure: what was asked at the beginning is over, and the links are at rest.
+const SETTLE: Duration = Duration::from_secs(60);
 /// In which CPU is counted: three heartbeats of each end.
 const WINDOW: Duration = Duration::from_secs(30);
 /// How long links may take to be there or to come back.

@@ -178,13 +178,7 @@ impl Peers {
     /// Runs the link of a platform until it ends. `conn` is what follows our 101; who it is was decided before.
     pub async fn run(&self, cid: Cid, conn: Conn, room: Room) {
         let remote = conn.remote();
-        let Accepted { link, driver } = match accept(conn, self.0.limits.requests).await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::info!(peer = %cid, %remote, %error, "link not made");
-                return;
-            }
-        };
+        let Accepted { link, driver } = accept(conn, self.0.limits.requests);
         let generation = self.enter(&cid, link.clone(), remote);
         drop(room);
         if self.0.draining.is_cancelled() {

@@ -1,9 +1,10 @@
-//! The upper's end: an HTTP/2 client on a connection that it accepted.
+//! The upper's end: an HTTP/2 client on a connection that it accepted, while something is asked.
 
 use std::error::Error as _;
-use std::future::Future;
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,14 +13,16 @@ use culvert_net::Conn;
 use culvert_net::ws::Role;
 use http::{Request, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http2::{self, SendRequest};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, Woken};
+use crate::desk::{Desk, Running};
 use crate::figures::{LinkFigures, Shared};
+use crate::handle::{Handle, Lent, lock};
 use crate::pieces::Cut;
 use crate::retry::{RESTART, RetryHint};
 use crate::serve::{self, explain};
@@ -28,17 +31,23 @@ use crate::{CONNECTION_WINDOW, HEAD, LARGEST_FRAME, LEFT, SEND_BUFFER, STREAM_WI
 /// A link as its upper holds it. Cheap to clone.
 #[derive(Clone)]
 pub struct Link {
-    sender: SendRequest<Cut<serve::Body>>,
+    desk: Arc<Desk>,
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
     requests: usize,
 }
 
 /// The body of an answer. Its request counts as under way until this is dropped.
-#[derive(Debug)]
 pub struct Answer {
     body: Incoming,
+    _running: Running,
     _place: Option<OwnedSemaphorePermit>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Answer").field(&self.body).finish()
+    }
 }
 
 impl Body for Answer {
@@ -80,14 +89,52 @@ pub struct Accepted<D> {
     pub driver: D,
 }
 
-/// Begins HTTP/2 on a WebSocket that a lower dialled; `conn` is what follows our 101. `requests`: how many at once.
-pub async fn accept(
-    conn: Conn,
-    requests: usize,
-) -> Result<Accepted<impl Future<Output = String> + Send + 'static>, LinkError> {
+/// A link on a WebSocket that a lower dialled; `conn` is what follows our 101. `requests`: how many at once.
+pub fn accept(conn: Conn, requests: usize) -> Accepted<impl Future<Output = String> + Send + 'static> {
     conn.set_link_options();
     let shared = Arc::new(Shared::new());
-    let carrier = Carrier::new(conn, Role::Server, shared.clone());
+    let lent = Arc::new(Mutex::new(Carrier::new(conn, Role::Server, shared.clone())));
+    let desk = Arc::new(Desk::default());
+    let link =
+        Link { desk: desk.clone(), shared: shared.clone(), places: Arc::new(Semaphore::new(requests)), requests };
+    let driver = async move {
+        let ended = drive(&lent, &desk, &shared).await;
+        desk.end();
+        match (shared.was_closed(), shared.closed(), ended) {
+            (Some((_, reason)), _, _) => format!("closed by this node: {reason}"),
+            (None, Some((status, reason)), _) if reason.is_empty() => format!("closed by the other end ({status})"),
+            (None, Some((_, reason)), _) => format!("closed by the other end: {reason}"),
+            (None, None, Err(why)) => why,
+            (None, None, Ok(())) if shared.is_broken_off() => "the connection ended without a word".to_string(),
+            // GOAWAY (RFC 9113 6.8): no request begins any more, and those that are running are finished without us.
+            (None, None, Ok(())) => "the other end is shutting down".to_string(),
+        }
+    };
+    Accepted { link, driver }
+}
+
+/// Runs a link until it ends: HTTP/2 while something is asked, and the bare carrier in between. The error is a sentence.
+async fn drive(lent: &Lent, desk: &Desk, shared: &Shared) -> Result<(), String> {
+    loop {
+        let ready = lock(lent).is_at_rest();
+        tokio::select! {
+            woken = poll_fn(|cx| lock(lent).poll_rest(cx)) => match woken {
+                Ok(Woken::Rested) => continue,
+                Ok(Woken::End) => return Ok(()),
+                Ok(Woken::Bytes) => return Err("the other end spoke without being asked".into()),
+                Err(error) => return Err(error.to_string()),
+            },
+            () = desk.wanted(), if ready => {}
+        }
+        // In a box: between two requests it takes up nothing.
+        if !Box::pin(ask(lent, desk)).await? || shared.closed().is_some() {
+            return Ok(());
+        }
+    }
+}
+
+/// HTTP/2 until nothing was asked for a while. False: the link has ended.
+async fn ask(lent: &Lent, desk: &Desk) -> Result<bool, String> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -99,23 +146,21 @@ pub async fn accept(
         .max_concurrent_reset_streams(LEFT)
         // Frames that come late for what was forgotten all the same are no fault, however many.
         .max_local_error_reset_streams(None);
-    let handshake = builder.handshake::<_, Cut<serve::Body>>(TokioIo::new(carrier)).await;
-    let (sender, connection) = handshake.map_err(|error| LinkError::Lost(explain(&error)))?;
-    let said = shared.clone();
-    let driver = async move {
-        let ended = connection.await;
-        match (said.was_closed(), said.closed(), ended) {
-            (Some((_, reason)), _, _) => format!("closed by this node: {reason}"),
-            (None, Some((status, reason)), _) if reason.is_empty() => format!("closed by the other end ({status})"),
-            (None, Some((_, reason)), _) => format!("closed by the other end: {reason}"),
-            (None, None, Err(error)) => explain(&error),
-            (None, None, Ok(())) if said.is_broken_off() => "the connection ended without a word".to_string(),
-            // GOAWAY (RFC 9113 6.8): no request begins any more, and those that are running are finished without us.
-            (None, None, Ok(())) => "the other end is shutting down".to_string(),
+    let (handle, back) = Handle::of(lent);
+    let handshake = builder.handshake::<_, Cut<serve::Body>>(TokioIo::new(handle)).await;
+    let (sender, mut connection) = handshake.map_err(|error| explain(&error))?;
+    desk.open(sender);
+    tokio::select! {
+        ended = &mut connection => {
+            return ended.map(|()| false).map_err(|error| explain(&error));
         }
-    };
-    let link = Link { sender, shared, places: Arc::new(Semaphore::new(requests)), requests };
-    Ok(Accepted { link, driver })
+        // Whoever writes the last of it must know before that the carrier stays.
+        () = desk.rested(|| lock(lent).want_rest()) => {}
+    }
+    connection.await.map_err(|error| explain(&error))?;
+    // The sender's end is an error to nobody.
+    back.await.ok();
+    Ok(lock(lent).has_rested())
 }
 
 impl Link {
@@ -137,19 +182,30 @@ impl Link {
         request: Request<serve::Body>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<Response<Answer>, LinkError> {
-        let mut sender = self.sender.clone();
+        let begun = self.desk.begin().await;
+        let (mut sender, running) = begun.ok_or_else(|| LinkError::Lost(self.last_words("it has ended")))?;
         sender.ready().await.map_err(|error| LinkError::Lost(self.why(&error)))?;
         let request = request.map(|body| Cut::new(body, self.shared.clone()));
         let response = sender.send_request(request).await.map_err(|error| match is_of_one_request(&error) {
             true => LinkError::Broken(explain(&error)),
             false => LinkError::Lost(self.why(&error)),
         })?;
-        Ok(response.map(|body| Answer { body, _place: place }))
+        Ok(response.map(|body| Answer { body, _running: running, _place: place }))
+    }
+
+    /// Waits until the other end says that there are news.
+    pub async fn news(&self) {
+        self.shared.news().await;
     }
 
     fn why(&self, error: &hyper::Error) -> String {
+        self.last_words(&explain(error))
+    }
+
+    /// What one of the ends said when it ended the link, or else this.
+    fn last_words(&self, otherwise: &str) -> String {
         let said = [self.shared.closed(), self.shared.was_closed()].into_iter().flatten();
-        said.map(|(_, reason)| reason).find(|reason| !reason.is_empty()).unwrap_or_else(|| explain(error))
+        said.map(|(_, reason)| reason).find(|reason| !reason.is_empty()).unwrap_or_else(|| otherwise.to_string())
     }
 
     /// The WebSocket status with which the other end closed it.
@@ -159,7 +215,7 @@ impl Link {
 
     /// Whether it is of no more use: it has ended, or was told to.
     pub fn is_closed(&self) -> bool {
-        self.sender.is_closed() || self.shared.was_closed().is_some()
+        self.desk.is_closed() || self.shared.was_closed().is_some()
     }
 
     /// What is known of it.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
 
 /// No round trip was measured yet.
 const UNKNOWN: u64 = u64::MAX;
@@ -19,8 +20,14 @@ pub(crate) struct Shared {
     round_trip_micros: AtomicU64,
     /// Whether the path takes what is written as fast as it comes.
     fast: AtomicBool,
+    /// Whether there is no HTTP/2 now.
+    resting: AtomicBool,
+    /// Whether the other end is to be told that there are news.
+    news: AtomicBool,
+    /// The other end has some.
+    heard_news: Notify,
     words: Mutex<Words>,
-    /// Wakes the carrier when it is asked to close.
+    /// Wakes the carrier when it is asked to say something.
     pub(crate) closer: AtomicWaker,
 }
 
@@ -47,6 +54,8 @@ pub struct LinkFigures {
     pub received_bytes: u64,
     /// Bytes that wait in this process for the socket to take them.
     pub unsent_bytes: usize,
+    /// Whether nothing was asked for a while, so that the link takes up little.
+    pub resting: bool,
     /// Of the last ping, through whatever stands between.
     pub round_trip: Option<Duration>,
 }
@@ -60,6 +69,9 @@ impl Shared {
             unsent: AtomicUsize::new(0),
             round_trip_micros: AtomicU64::new(UNKNOWN),
             fast: AtomicBool::new(false),
+            resting: AtomicBool::new(true),
+            news: AtomicBool::new(false),
+            heard_news: Notify::new(),
             words: Mutex::default(),
             closer: AtomicWaker::new(),
         }
@@ -85,8 +97,31 @@ impl Shared {
         self.round_trip_micros.store(time.as_micros() as u64, Ordering::Relaxed);
     }
 
+    /// Asks the carrier to tell the other end that there are news.
+    pub(crate) fn tell_news(&self) {
+        self.news.store(true, Ordering::Release);
+        self.closer.wake();
+    }
+
+    pub(crate) fn take_news(&self) -> bool {
+        self.news.swap(false, Ordering::Acquire)
+    }
+
+    pub(crate) fn hear_news(&self) {
+        self.heard_news.notify_one();
+    }
+
+    /// Waits for the other end to have news.
+    pub(crate) async fn news(&self) {
+        self.heard_news.notified().await;
+    }
+
     pub(crate) fn set_fast(&self, fast: bool) {
         self.fast.store(fast, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_resting(&self, resting: bool) {
+        self.resting.store(resting, Ordering::Relaxed);
     }
 
     pub(crate) fn is_fast(&self) -> bool {
@@ -147,6 +182,7 @@ impl Shared {
             sent_bytes: self.sent.load(Ordering::Relaxed),
             received_bytes: self.received.load(Ordering::Relaxed),
             unsent_bytes: self.unsent.load(Ordering::Relaxed),
+            resting: self.resting.load(Ordering::Relaxed),
             round_trip: (micros != UNKNOWN).then(|| Duration::from_micros(micros)),
         }
     }

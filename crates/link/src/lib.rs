@@ -3,16 +3,22 @@
 //!
 //! [`keep`] holds a link to an upper for ever; [`accept`] is the upper's side and gives a [`Link`] to send requests
 //! into. It knows bytes and requests, not media and not platforms: who may link, and what is asked, is decided above.
+//!
+//! HTTP/2 is there while something is asked. After that the WebSocket stays alone, with its heartbeat, and a tenth of the memory.
 #![forbid(unsafe_code)]
 
 mod accept;
 mod backoff;
 mod carrier;
+mod desk;
 mod dial;
 mod figures;
+mod handle;
 mod pieces;
 mod retry;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 pub use accept::{Accepted, Answer, Link, LinkError, accept};
 pub use backoff::Backoff;
@@ -22,7 +28,7 @@ pub use dial::{Board, KeepError, State, Upper, UpperInfo, UpperUrl, keep};
 pub use figures::LinkFigures;
 pub use pieces::{Place, Sender, Unwanted, channel};
 pub use retry::RetryHint;
-pub use serve::{Body, BoxError, Remote, Service, body, empty};
+pub use serve::{Body, BoxError, News, Remote, Service, body, empty};
 
 /// What is offered when a link is dialled (`Sec-WebSocket-Protocol`).
 pub const PROTOCOL: &str = "culvert.h2";

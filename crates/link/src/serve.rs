@@ -1,11 +1,11 @@
-//! The lower's end: an HTTP/2 server on a connection that it dialled itself.
+//! The lower's end: an HTTP/2 server on a connection that it dialled itself, while the upper asks.
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,8 +20,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, Woken};
 use crate::figures::Shared;
+use crate::handle::{Handle, Lent, lock};
 use crate::pieces::Cut;
 use crate::{CONNECTION_WINDOW, HEAD, LARGEST_FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS};
 
@@ -48,6 +49,29 @@ pub fn empty() -> Body {
 #[derive(Clone, Copy, Debug)]
 pub struct Remote(pub SocketAddr);
 
+/// To tell the upper that what it knows is no longer so: in the extensions of each request.
+#[derive(Clone, Debug)]
+pub struct News(Weak<Shared>);
+
+impl News {
+    fn of(shared: &Arc<Shared>) -> News {
+        News(Arc::downgrade(shared))
+    }
+
+    /// Tells it, soon and once. False: the link is gone.
+    pub fn tell(&self) -> bool {
+        self.0.upgrade().is_some_and(|shared| {
+            shared.tell_news();
+            true
+        })
+    }
+
+    /// Whether the link is gone.
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
 /// Answers the upper's requests. A request whose upgrade the upper wants (extended CONNECT, RFC 8441) comes as it is;
 /// `hyper::upgrade::on` gives its bytes.
 pub trait Service: Send + Sync + 'static {
@@ -69,8 +93,38 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
-    let remote = Remote(conn.remote());
-    let carrier = Carrier::new(conn, Role::Client, shared.clone());
+    let served = Served { remote: Remote(conn.remote()), news: News::of(&shared), service, shared: shared.clone() };
+    let lent = Arc::new(Mutex::new(Carrier::new(conn, Role::Client, shared.clone())));
+    loop {
+        tokio::select! {
+            woken = poll_fn(|cx| lock(&lent).poll_rest(cx)) => match woken {
+                Ok(Woken::Bytes) => {}
+                Ok(Woken::Rested) => continue,
+                Ok(Woken::End) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            },
+            () = stop.cancelled(), if shared.was_closed().is_none() => {
+                shared.close(GOING, SHUTTING_DOWN);
+                continue;
+            }
+        }
+        // In a box: between two requests it takes up nothing.
+        Box::pin(answer(&lent, &served, stop)).await?;
+        if !lock(&lent).is_at_rest() || !lock(&lent).has_rested() {
+            return Ok(());
+        }
+    }
+}
+
+struct Served {
+    remote: Remote,
+    news: News,
+    service: Arc<dyn Service>,
+    shared: Arc<Shared>,
+}
+
+/// HTTP/2 until the upper lets it rest, or the link ends.
+async fn answer(lent: &Lent, served: &Served, stop: &CancellationToken) -> Result<(), String> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -84,13 +138,15 @@ pub(crate) async fn serve(
         .max_pending_accept_reset_streams(STREAMS as usize)
         .max_local_error_reset_streams(None)
         .enable_connect_protocol();
-    let cutting = shared.clone();
-    let answer = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(remote);
-        let (answer, shared) = (service.call(request), cutting.clone());
+    let Served { remote, news, service, shared } = served;
+    let answer = hyper::service::service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(*remote);
+        request.extensions_mut().insert(news.clone());
+        let (answer, shared) = (service.call(request), shared.clone());
         async move { Ok::<_, Infallible>(answer.await.map(|body| Cut::new(body, shared))) }
     });
-    let connection = builder.serve_connection(TokioIo::new(carrier), answer);
+    let (handle, _back) = Handle::of(lent);
+    let connection = builder.serve_connection(TokioIo::new(handle), answer);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

@@ -14,6 +14,10 @@ use tokio::time::{sleep, timeout};
 use super::{Catalogue, Known, Line, MOST_PEERS, MOST_STREAMS, PATH, PeerItem, Platform, StreamItem, stream_name};
 use crate::peers::Peers;
 
+/// A catalogue that says nothing for so long is left until there are news, so that the link can rest.
+const QUIET: Duration = Duration::from_secs(20);
+/// And then it is asked for again all the same, for lowers that do not tell.
+const AFTER_ALL: Duration = Duration::from_secs(600);
 /// Longest line: a stream with 16 tracks and a sentence stays far below.
 const LINE: usize = 16 << 10;
 /// How long a lower may take to begin.
@@ -36,7 +40,10 @@ pub(crate) async fn read(peers: &Peers, cid: &Cid, generation: u64, link: &Link)
         let request = Request::get(format!("http://{cid}{PATH}")).body(empty()).expect("an id can be an authority");
         match timeout(BEGIN, link.request_of_own(request)).await {
             Ok(Ok(answer)) if answer.status() == StatusCode::OK => {
-                follow(peers, cid, generation, answer.into_body()).await?;
+                if follow(peers, cid, generation, answer.into_body()).await? == Followed::Quiet {
+                    timeout(AFTER_ALL, link.news()).await.ok();
+                    continue;
+                }
             }
             Ok(Ok(answer)) => tracing::warn!(peer = %cid, status = %answer.status(), "no catalogue"),
             Ok(Err(error)) => tracing::debug!(peer = %cid, %error, "no catalogue"),
@@ -46,10 +53,25 @@ pub(crate) async fn read(peers: &Peers, cid: &Cid, generation: u64, link: &Link)
     }
 }
 
-async fn follow(peers: &Peers, cid: &Cid, generation: u64, mut body: culvert_link::Answer) -> Result<(), String> {
+/// How a catalogue stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Followed {
+    /// It said nothing any more.
+    Quiet,
+    Ended,
+}
+
+async fn follow(peers: &Peers, cid: &Cid, generation: u64, mut body: culvert_link::Answer) -> Result<Followed, String> {
     let (mut taken, mut lines) = (Lines::default(), Reader::default());
     // A body that fails is a link that fails, which is not the catalogue's fault.
-    while let Some(Ok(frame)) = body.frame().await {
+    loop {
+        let frame = match timeout(QUIET, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_)) | None) => return Ok(Followed::Ended),
+            Err(_) if lines.is_between() && taken.0.is_empty() => return Ok(Followed::Quiet),
+            // It stopped in mid-sentence; a slow path is no fault.
+            Err(_) => continue,
+        };
         let Some(data) = frame.data_ref() else { continue };
         taken.0.extend_from_slice(data);
         let mut batch = Vec::new();
@@ -65,7 +87,6 @@ async fn follow(peers: &Peers, cid: &Cid, generation: u64, mut body: culvert_lin
         }
         lines.take(&mut batch, peers, cid, generation)?;
     }
-    Ok(())
 }
 
 /// Bytes that are not a whole line yet.
@@ -92,6 +113,11 @@ struct Reader {
 }
 
 impl Reader {
+    /// Whether all that was begun is whole.
+    fn is_between(&self) -> bool {
+        self.begun && self.snapshot.is_none()
+    }
+
     fn take(&mut self, batch: &mut Vec<Line>, peers: &Peers, cid: &Cid, generation: u64) -> Result<(), String> {
         let mut changes = Vec::new();
         for line in batch.drain(..) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use culvert_hub::Hub;
-use culvert_link::{Body, Sender, channel};
+use culvert_link::{Body, News as LinkNews, Sender, channel};
 use http::{Response, header};
 use tokio::sync::broadcast;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -22,6 +22,8 @@ const REST: u32 = 10;
 const LOOK: Duration = Duration::from_secs(1);
 /// Rates change all the time: they are told with every so many looks. Ten streams then cost 2 kbit/s of an uplink.
 const FIGURES: u32 = 10;
+/// What was told so long ago has been heard: an upper leaves after a longer silence (`QUIET` in `read`).
+const HEARD: Duration = Duration::from_secs(10);
 /// Bytes of one piece of the body.
 const PIECE: usize = 16 << 10;
 
@@ -75,22 +77,31 @@ impl Below {
     }
 }
 
-/// The answer to `GET /cascade/v1/catalogue`. Spawns the task that writes it until its reader goes.
-pub fn write(below: &Below) -> Response<Body> {
+/// The answer to `GET /cascade/v1/catalogue`. Spawns the task that writes it until its reader goes; and for a reader that goes
+/// only until there are news, and can be told of them, looks after that, too.
+pub fn write(below: &Below, news: Option<LinkNews>) -> Response<Body> {
     let (sender, body) = channel(1);
-    tokio::spawn(keep_writing(below.clone(), sender));
+    tokio::spawn(keep_writing(below.clone(), sender, news));
     let mut response = Response::new(body);
     let kind = header::HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 
-async fn keep_writing(below: Below, sender: Sender) {
+async fn keep_writing(below: Below, sender: Sender, news_of_link: Option<LinkNews>) {
     let (mut of_hub, mut of_peers) = (below.hub.events(), below.peers.events());
-    let mut writer = Writer { sender, version: millis(SystemTime::now()), piece: Vec::new(), told: Told::default() };
+    let mut writer = Writer {
+        sender,
+        version: millis(SystemTime::now()),
+        piece: Vec::new(),
+        told: Told::default(),
+        told_at: Instant::now(),
+    };
     if writer.snapshot(&below).await.is_none() {
         return;
     }
+    // Nobody reads, and somebody wants to know when it is worth it.
+    let mut left = None;
     let mut rest = Instant::now();
     let mut looks = 0_u32;
     let mut look = interval(LOOK);
@@ -103,21 +114,36 @@ async fn keep_writing(below: Below, sender: Sender) {
                 looks = looks.wrapping_add(1);
                 Some(Instant::now())
             }
-            () = writer.sender.closed() => return,
+            () = writer.sender.closed(), if left.is_none() => {
+                let Some(news) = &news_of_link else { return };
+                if writer.told_at.elapsed() < HEARD {
+                    news.tell();
+                    return;
+                }
+                left = Some(news);
+                continue;
+            }
             // What there will be is not what there is.
             () = below.hub.draining() => return,
         };
         let Some(settled) = settled else { return };
+        if left.is_some_and(LinkNews::is_gone) {
+            return;
+        }
         sleep_until(settled.max(rest)).await;
         let began = Instant::now();
         // What came in between is in the rows already.
         of_hub = of_hub.resubscribe();
         of_peers = of_peers.resubscribe();
-        let figures = looks >= FIGURES;
+        let figures = looks >= FIGURES && left.is_none();
         if figures {
             looks = 0;
         }
         if writer.changes(below.rows(), figures).await.is_none() {
+            // It could not be written, so there was something to write.
+            if let Some(news) = &news_of_link {
+                news.tell();
+            }
             return;
         }
         rest = Instant::now() + began.elapsed() * REST;
@@ -150,6 +176,8 @@ struct Writer {
     version: u64,
     piece: Vec<u8>,
     told: Told,
+    /// When something was told the last time.
+    told_at: Instant,
 }
 
 impl Writer {
@@ -169,6 +197,7 @@ impl Writer {
         if self.piece.is_empty() {
             return Some(());
         }
+        self.told_at = Instant::now();
         self.sender.send(std::mem::take(&mut self.piece).into()).await.ok()
     }
 

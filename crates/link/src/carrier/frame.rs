@@ -34,8 +34,9 @@ impl Header {
         match opcode {
             // What a fragment belongs to does not matter to a byte stream.
             0 | 2 => {}
+            // Words of ours, besides the bytes: as short and whole as control frames.
+            1 | 8..=10 if length <= 125 && first & 0x80 != 0 => {}
             1 => return Err(broken("text where bytes are carried")),
-            8..=10 if length <= 125 && first & 0x80 != 0 => {}
             _ => return Err(broken("a control frame that is long, fragmented or not defined")),
         }
         if length >> 63 != 0 {

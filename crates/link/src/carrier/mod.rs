@@ -2,7 +2,11 @@
 //!
 //! Messages carry no meaning: what one end writes is what the other reads. Pings are WebSocket's rather than HTTP/2's, so that
 //! their round trip can be measured here, and so that gateways see them. Nothing is held while a link is idle: buffers come
-//! with the bytes. One task owns a carrier, reads and writes.
+//! with the bytes. One task at a time has a carrier, reads and writes.
+//!
+//! Besides the bytes go two words, as text messages. `rest`: what I was writing ends here; once both ends have said so, the
+//! next byte begins something new. So HTTP/2, whose buffers are ten times as large as all else, is there only while something
+//! runs. `news`: ask for the catalogue again.
 
 mod frame;
 mod heartbeat;
@@ -41,6 +45,8 @@ const DIRECT: usize = 4 << 10;
 const CORK: usize = 8 << 10;
 /// Most bytes of answers to pings that wait; a peer that asks more than it reads is given up.
 const CONTROL: usize = 4 << 10;
+const REST: &[u8] = b"rest";
+const NEWS: &[u8] = b"news";
 
 /// The payload that is being read.
 #[derive(Clone, Copy)]
@@ -77,6 +83,27 @@ pub(crate) struct Carrier {
     closing: Option<Instant>,
     /// Read since then.
     left_over: usize,
+    rest: Rest,
+}
+
+/// Where the bytes end and begin anew.
+#[derive(Clone, Copy, Default)]
+struct Rest {
+    /// Whoever writes ends to rest, not for good.
+    wanted: bool,
+    said: bool,
+    heard: bool,
+}
+
+/// What happened to a carrier at rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Woken {
+    /// The other end has ended what it was writing, too.
+    Rested,
+    /// It begins something new, which is to be read.
+    Bytes,
+    /// The link is at its end.
+    End,
 }
 
 impl Carrier {
@@ -95,6 +122,7 @@ impl Carrier {
             tick: Box::pin(sleep_until(now)),
             closing: None,
             left_over: 0,
+            rest: Rest::default(),
         }
     }
 
@@ -127,6 +155,9 @@ impl Carrier {
     fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.shared.closer.register(cx.waker());
         let now = Instant::now();
+        if self.shared.take_news() {
+            self.output.control(1, NEWS);
+        }
         if self.closing.is_none()
             && let Some((status, reason)) = self.shared.take_close()
         {
@@ -175,12 +206,9 @@ impl Carrier {
         }
         loop {
             match self.advance() {
-                Ok(Some(true)) => {
-                    let Some(payload) = &mut self.payload else { continue };
-                    let n = self.input.len().min(usize::try_from(payload.left).unwrap_or(usize::MAX));
-                    payload.left -= n as u64;
-                    self.input.advance(n);
-                }
+                Ok(Some(true)) => self.leave_input(),
+                // A word; the close is still to come.
+                Ok(Some(false)) if self.shared.closed().is_none() => {}
                 Ok(None) => {
                     self.input.reserve(READ_IDLE);
                     match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
@@ -197,6 +225,77 @@ impl Carrier {
         }
     }
 
+    /// Whoever writes next ends to rest.
+    pub(crate) fn want_rest(&mut self) {
+        self.rest.wanted = true;
+    }
+
+    /// Whether nothing of what was is under way, so that something new may begin.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.rest.said == self.rest.heard
+    }
+
+    /// Whether this end ended to rest.
+    pub(crate) fn has_rested(&self) -> bool {
+        self.rest.said
+    }
+
+    /// Something new begins. Only at rest.
+    pub(crate) fn begin(&mut self) {
+        self.rest = Rest::default();
+        self.shared.set_resting(false);
+    }
+
+    /// Keeps the link while nobody reads or writes.
+    pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Woken>> {
+        self.shared.set_resting(self.is_at_rest());
+        loop {
+            match self.advance()? {
+                // The tail of what was.
+                Some(true) if !self.is_at_rest() => {
+                    self.leave_input();
+                    continue;
+                }
+                Some(true) => return Poll::Ready(Ok(Woken::Bytes)),
+                Some(false) if self.shared.closed().is_none() => return Poll::Ready(Ok(Woken::Rested)),
+                Some(false) => {
+                    let _ = self.poll_drain(cx)?;
+                    return Poll::Ready(Ok(Woken::End));
+                }
+                None => {}
+            }
+            if let Poll::Ready(ended) = self.poll_heartbeat(cx) {
+                return Poll::Ready(ended.map(|()| Woken::End));
+            }
+            self.input.reserve(READ_IDLE);
+            match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
+                Poll::Ready(Ok(0)) => {
+                    self.shared.set_broken_off();
+                    return Poll::Ready(Ok(Woken::End));
+                }
+                Poll::Ready(Ok(n)) => {
+                    self.heartbeat.handle_input(Instant::now());
+                    self.shared.count_received(n);
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if self.input.is_empty() {
+                        self.input = BytesMut::new();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Leaves out what was read of a payload.
+    fn leave_input(&mut self) {
+        let Some(payload) = &mut self.payload else { return };
+        let n = self.input.len().min(usize::try_from(payload.left).unwrap_or(usize::MAX));
+        payload.left -= n as u64;
+        self.input.advance(n);
+    }
+
     /// Understands what was read until there is payload to give. None: more must be read. `Ok(false)`: the end.
     fn advance(&mut self) -> io::Result<Option<bool>> {
         loop {
@@ -205,7 +304,7 @@ impl Carrier {
             }
             let Some(header) = Header::parse(&self.input, self.role)? else { return Ok(None) };
             let Header { opcode, length, key, bytes: header } = header;
-            if opcode < 8 {
+            if matches!(opcode, 0 | 2) {
                 self.input.advance(header);
                 self.payload = Some(Payload { left: length, key, turn: 0 });
                 continue;
@@ -218,6 +317,13 @@ impl Carrier {
             let mut payload = self.input.split_to(length);
             apply_mask(&mut payload, key, 0);
             match opcode {
+                1 if payload == REST => {
+                    self.rest.heard = true;
+                    return Ok(Some(false));
+                }
+                1 if payload == NEWS => self.shared.hear_news(),
+                // Words that later versions may have.
+                1 => {}
                 8 => {
                     self.shared.set_closed(&payload);
                     if self.closing.is_none() {
@@ -269,6 +375,9 @@ impl Carrier {
 impl AsyncRead for Carrier {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.rest.heard {
+            return Poll::Ready(Ok(()));
+        }
         loop {
             match this.advance()? {
                 Some(true) => {
@@ -365,6 +474,18 @@ impl AsyncWrite for Carrier {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let rests = (this.rest.wanted || this.rest.heard) && this.shared.was_closed().is_none();
+        if rests && this.closing.is_none() && this.shared.closed().is_none() {
+            if !this.rest.said {
+                this.rest.said = true;
+                this.output.control(1, REST);
+            }
+            return match this.poll_heartbeat(cx) {
+                Poll::Ready(ended) => Poll::Ready(ended),
+                Poll::Pending if this.output.is_empty() => Poll::Ready(Ok(())),
+                Poll::Pending => Poll::Pending,
+            };
+        }
         if this.closing.is_none() && this.shared.closed().is_none() {
             let (status, reason) = this.shared.parting();
             this.say_last(status, &reason);

@@ -85,7 +85,8 @@ async fn what_breaks_the_protocol_ends_the_link() {
     for (bytes, what) in [
         (&b"\x82\x01x"[..], "bare frame of a client"),
         (b"\xc2\x80\0\0\0\0", "reserved bit"),
-        (b"\x81\x80\0\0\0\0", "text"),
+        (b"\x81\xfe\0\x7e\0\0\0\0", "long text"),
+        (b"\x01\x80\0\0\0\0", "fragmented text"),
         (b"\x09\x80\0\0\0\0", "fragmented ping"),
         (b"\x89\xfe\x00\x7e\0\0\0\0", "long ping"),
         (b"\x83\x80\0\0\0\0", "opcode 3"),

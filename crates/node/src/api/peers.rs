@@ -27,6 +27,7 @@ fn link(figures: &LinkFigures) -> Value {
         "sent_bytes": figures.sent_bytes,
         "received_bytes": figures.received_bytes,
         "unsent_bytes": figures.unsent_bytes,
+        "resting": figures.resting,
     })
 }
 

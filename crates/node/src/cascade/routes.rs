@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use culvert_cascade::{Destination, catalogue, serve_relay};
 use culvert_hub::{Ask, Gate, parameter};
+use culvert_link::News;
 use culvert_live::Remote;
 use culvert_media::StreamName;
 
@@ -96,8 +97,12 @@ async fn relay(
     Ok(response.map(Body::new))
 }
 
-async fn list(State(routes): State<Routes>, caller: Caller) -> Result<Response, Problem> {
+async fn list(
+    State(routes): State<Routes>,
+    caller: Caller,
+    news: Option<Extension<News>>,
+) -> Result<Response, Problem> {
     let inner = &routes.cascade.0;
     inner.guard.may(&caller, Action::ReadApi, Resource::Node)?;
-    Ok(catalogue::write(&inner.below).map(Body::new).into_response())
+    Ok(catalogue::write(&inner.below, news.map(|Extension(news)| news)).map(Body::new).into_response())
 }
