@@ -26,7 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::device::{PIECE_BYTES, Repeated};
+use super::device::Repeated;
 use super::figures::{Asked, Report};
 use super::nodes::runtime;
 use crate::args::Part;
@@ -79,7 +79,7 @@ struct Floor {
 
 /// What the figures are compared with.
 const FLOOR: Floor = Floor { write_bytes: 64 << 10, as_links: false };
-/// What a link's sockets can do where each HTTP/2 frame is a write of its own.
+/// What sockets can do that are set as a link's are at first, where each frame of a slow path is a write of its own.
 const LINK_FLOOR: Floor = Floor { write_bytes: 16 << 10, as_links: true };
 
 /// Measures.
