@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,16 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Two ports in a row, of which this is the first. Below those that the system gives out by itself, so that no connection and no
+/// other test takes the second one meanwhile.
+fn two_free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = 20_000 + (std::process::id() % 5_000) as u16;
+    let free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let mut ports = (0..2_000).map(|_| begin + 2 * NEXT.fetch_add(1, Ordering::Relaxed));
+    ports.find(|port| free(*port) && free(port + 1)).expect("two free ports of 4,000")
+}
+
 /// A program that runs, and is killed when its test ends. What it prints is in two files.
 struct Running {
     child: Child,
@@ -50,7 +61,7 @@ struct Running {
 impl Running {
     /// `culvert COMMAND` with a port and a data folder of its own; `{port}` stands for the port. Waits until it listens.
     fn start(arguments: &[&str], data: &Path) -> Running {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).unwrap().port();
+        let port = two_free_ports();
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| fs::File::create(dir.path().join(name)).unwrap();
         let arguments = arguments.iter().map(|a| a.replace("{port}", &port.to_string()));
