@@ -241,8 +241,9 @@ async fn a_lower_that_is_killed_or_restarted_goes_on_with_the_viewers_it_had() {
             seen.check(&viewer.frame().await.expect("viewers stay"));
         }
         assert!(!ended.is_finished(), "killed: {killed}");
-        let first = came.lock().unwrap().get(before).cloned().unwrap().frame;
-        assert!(first.discontinuity, "{first:?}");
+        // What was under way when the lower went may still have come before the mark.
+        let marks = came.lock().unwrap()[before..].iter().filter(|taken| taken.frame.discontinuity).count();
+        assert_eq!(marks, 1, "killed: {killed}");
         let video = stamps(&came, VIDEO);
         assert!(video.windows(2).all(|two| two[0] < two[1]), "{video:?}");
         runtime.shutdown_background();
