@@ -267,25 +267,30 @@ impl Carrier {
             if let Poll::Ready(ended) = self.poll_heartbeat(cx) {
                 return Poll::Ready(ended.map(|()| Woken::End));
             }
-            self.input.reserve(READ_IDLE);
-            match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
-                Poll::Ready(Ok(0)) => {
-                    self.shared.set_broken_off();
-                    return Poll::Ready(Ok(Woken::End));
-                }
-                Poll::Ready(Ok(n)) => {
-                    self.heartbeat.handle_input(Instant::now());
-                    self.shared.count_received(n);
-                }
+            match self.poll_input(cx, READ_IDLE) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(Woken::End)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    if self.input.is_empty() {
-                        self.input = BytesMut::new();
-                    }
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Reads into `input`, which is given back while there is nothing to read. False: the connection has ended.
+    fn poll_input(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<bool>> {
+        self.input.reserve(room);
+        let read = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input);
+        match &read {
+            Poll::Ready(Ok(0)) => self.shared.set_broken_off(),
+            Poll::Ready(Ok(n)) => {
+                self.heartbeat.handle_input(Instant::now());
+                self.shared.count_received(*n);
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending if self.input.is_empty() => self.input = BytesMut::new(),
+            Poll::Pending => {}
+        }
+        read.map_ok(|n| n > 0)
     }
 
     /// Leaves out what was read of a payload.
@@ -318,6 +323,9 @@ impl Carrier {
             apply_mask(&mut payload, key, 0);
             match opcode {
                 1 if payload == REST => {
+                    if self.rest.heard {
+                        return Err(broken("it ends twice what it was writing"));
+                    }
                     self.rest.heard = true;
                     return Ok(Some(false));
                 }
@@ -405,23 +413,11 @@ impl AsyncRead for Carrier {
             if this.input.is_empty() && left >= DIRECT as u64 && buf.remaining() >= DIRECT {
                 return this.poll_read_direct(cx, buf);
             }
-            this.input.reserve(usize::try_from(left).unwrap_or(READ).min(READ) + READ_IDLE);
-            match poll_read_buf(Pin::new(&mut this.io), cx, &mut this.input) {
-                Poll::Ready(Ok(0)) => {
-                    this.shared.set_broken_off();
-                    return Poll::Ready(Ok(()));
-                }
-                Poll::Ready(Ok(n)) => {
-                    this.heartbeat.handle_input(Instant::now());
-                    this.shared.count_received(n);
-                }
+            match this.poll_input(cx, usize::try_from(left).unwrap_or(READ).min(READ) + READ_IDLE) {
+                Poll::Ready(Ok(true)) => {}
+                Poll::Ready(Ok(false)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    if this.input.is_empty() {
-                        this.input = BytesMut::new();
-                    }
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
