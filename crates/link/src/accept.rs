@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::carrier::{Carrier, Woken};
 use crate::desk::{Desk, Running};
 use crate::figures::{LinkFigures, Shared};
-use crate::handle::{Handle, Lent, lock};
+use crate::handle::{self, Handle, Lent, lock};
 use crate::pieces::Cut;
 use crate::retry::{RESTART, RetryHint};
 use crate::serve::{self, explain};
@@ -118,11 +118,10 @@ async fn drive(lent: &Lent, desk: &Desk, shared: &Shared) -> Result<(), String> 
     loop {
         let ready = lock(lent).is_at_rest();
         tokio::select! {
-            woken = poll_fn(|cx| lock(lent).poll_rest(cx)) => match woken {
-                Ok(Woken::Rested) => continue,
-                Ok(Woken::End) => return Ok(()),
-                Ok(Woken::Bytes) => return Err("the other end spoke without being asked".into()),
-                Err(error) => return Err(error.to_string()),
+            woken = handle::keep(lent) => match woken? {
+                Woken::Rested => continue,
+                Woken::End => return Ok(()),
+                Woken::Bytes => return Err("the other end spoke without being asked".into()),
             },
             () = desk.wanted(), if ready => {}
         }

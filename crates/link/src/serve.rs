@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::carrier::{Carrier, Woken};
 use crate::figures::Shared;
-use crate::handle::{Handle, Lent, lock};
+use crate::handle::{self, Handle, Lent, lock};
 use crate::pieces::Cut;
 use crate::{CONNECTION_WINDOW, HEAD, LARGEST_FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS};
 
@@ -97,11 +97,10 @@ pub(crate) async fn serve(
     let lent = Arc::new(Mutex::new(Carrier::new(conn, Role::Client, shared.clone())));
     loop {
         tokio::select! {
-            woken = poll_fn(|cx| lock(&lent).poll_rest(cx)) => match woken {
-                Ok(Woken::Bytes) => {}
-                Ok(Woken::Rested) => continue,
-                Ok(Woken::End) => return Ok(()),
-                Err(error) => return Err(error.to_string()),
+            woken = handle::keep(&lent) => match woken? {
+                Woken::Bytes => {}
+                Woken::Rested => continue,
+                Woken::End => return Ok(()),
             },
             () = stop.cancelled(), if shared.was_closed().is_none() => {
                 shared.close(GOING, SHUTTING_DOWN);

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use tokio::io::duplex;
+use tokio::io::{AsyncWriteExt, duplex};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -130,6 +130,34 @@ async fn both_ends_of_a_link_at_rest_hear_that_it_ends() {
     let request = Request::get("http://edge1/").body(empty()).unwrap();
     let refused = pair.link.request(request).await.unwrap_err();
     assert_eq!(refused, LinkError::Lost("this node is shutting down".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_says_rest_and_was_not_asked_to_is_left() {
+    // A word of a client with a mask of zeros, once and twice.
+    for (words, why) in [(1, "did not come to rest"), (2, "ends twice")] {
+        let (a, mut b) = duplex(16 << 10);
+        let remote = ([127, 0, 0, 1], 1).into();
+        let Accepted { link, driver } = accept(Conn::other(a, remote, false), 8);
+        b.write_all(&b"\x81\x84\0\0\0\0rest".repeat(words)).await.unwrap();
+        let begun = Instant::now();
+        let request = Request::get("http://edge1/").body(empty()).unwrap();
+        let (ended, asked) = tokio::join!(driver, link.request(request));
+        assert!(ended.contains(why), "{ended}");
+        assert!(matches!(asked, Err(LinkError::Lost(_))), "who waits is told");
+        assert!(begun.elapsed() < secs(15.0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lower_leaves_an_upper_that_says_rest_and_goes_on_with_nothing() {
+    let (mut a, b) = duplex(16 << 10);
+    a.write_all(b"\x81\x04rest").await.unwrap();
+    let (echo, stop) = (std::sync::Arc::new(Echo::default()), CancellationToken::new());
+    let conn = Conn::other(b, ([127, 0, 0, 1], 1).into(), false);
+    let served = serve(conn, echo, std::sync::Arc::new(Shared::new()), &stop);
+    let ended = tokio::time::timeout(secs(15.0), served).await.unwrap();
+    assert!(ended.unwrap_err().contains("did not come to rest"));
 }
 
 #[tokio::test(start_paused = true)]
