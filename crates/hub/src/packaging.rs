@@ -2,6 +2,7 @@
 //! ends with its last.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -17,6 +18,9 @@ pub(crate) trait AnyPackaging: Send + Sync {
     fn name(&self) -> &'static str;
     fn set_tracks(&self, tracks: &Tracks);
     fn push(&self, frame: &Frame);
+    /// Makes some more of what was cached when the packaging began. For a reader that has read all there is while
+    /// [`Chunks::rest`] says that there is more.
+    fn make_more(&self);
     fn end(&self, end: &End);
     fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
@@ -41,7 +45,16 @@ pub(crate) struct Line {
 
 pub(crate) struct Chunks {
     pub(crate) ring: Ring<Chunk, Arc<Start>>,
+    /// Cached frames are still to be made, and come before anything new and before the end.
+    pub(crate) rest: bool,
     pub(crate) end: Option<End>,
+}
+
+/// What a packaging is made from.
+pub(crate) enum Step {
+    /// The frames that follow are of these.
+    Tracks(Tracks),
+    Frame(Frame),
 }
 
 impl Line {
@@ -58,26 +71,64 @@ pub(crate) struct Packaging<M> {
 struct Muxing<M> {
     mux: M,
     start: Arc<Start>,
+    /// What was cached when the packaging began and is not made yet.
+    rest: VecDeque<Step>,
     /// Reused from frame to frame.
     chunks: Vec<Chunk>,
 }
 
+/// Bytes of media that are made of the cached at a time. A group of pictures takes milliseconds to copy, and its first viewer
+/// sees nothing before the first of it is out.
+const MAKE_BYTES: usize = 64 << 10;
+
+impl<M: Mux> Muxing<M> {
+    fn set_tracks(&mut self, tracks: &Tracks) {
+        self.mux.set_tracks(tracks, &mut self.chunks);
+        self.start = Arc::new(Start { header: self.mux.header(), reentry: self.mux.reentry() });
+    }
+}
+
 impl<M: Mux> Packaging<M> {
-    pub(crate) fn new(tracks: &Tracks, limits: RingLimits, workers: usize) -> Packaging<M> {
+    /// A packaging of these tracks that begins with `cached`. Only the first frame of that is made here, the rest as it is
+    /// read, or before the next frame.
+    pub(crate) fn new(tracks: &Tracks, cached: VecDeque<Step>, limits: RingLimits, workers: usize) -> Packaging<M> {
         let mux = M::new(tracks);
         let start = Arc::new(Start { header: mux.header(), reentry: mux.reentry() });
-        Packaging {
+        let packaging = Packaging {
             line: Arc::new(Line {
-                ring: Mutex::new(Chunks { ring: Ring::new(limits), end: None }),
+                ring: Mutex::new(Chunks { ring: Ring::new(limits), rest: false, end: None }),
                 changed: Notify::new(),
                 crews: Crews::new(workers),
             }),
-            mux: Mutex::new(Muxing { mux, start, chunks: Vec::new() }),
-        }
+            mux: Mutex::new(Muxing { mux, start, rest: cached, chunks: Vec::new() }),
+        };
+        packaging.make(&mut packaging.mux(), 1);
+        packaging
     }
 
     fn mux(&self) -> MutexGuard<'_, Muxing<M>> {
         self.mux.lock().expect("no mux panics")
+    }
+
+    /// Makes what was cached, until `bytes` of media are done.
+    fn make(&self, muxing: &mut Muxing<M>, bytes: usize) {
+        let mut made = 0;
+        while made < bytes
+            && let Some(step) = muxing.rest.pop_front()
+        {
+            match step {
+                Step::Tracks(tracks) => muxing.set_tracks(&tracks),
+                Step::Frame(frame) => {
+                    made += frame.data.len().max(1);
+                    muxing.mux.push(&frame, &mut muxing.chunks);
+                }
+            }
+            // One by one: chunks before and after a change of tracks begin with different headers.
+            self.append(muxing);
+        }
+        if muxing.rest.is_empty() {
+            muxing.rest = VecDeque::new();
+        }
     }
 
     fn append(&self, muxing: &mut Muxing<M>) {
@@ -86,6 +137,7 @@ impl<M: Mux> Packaging<M> {
             let (entry, time, bytes) = (chunk.entry, chunk.time, chunk.data.len());
             line.ring.push(chunk, muxing.start.clone(), entry, time, bytes);
         }
+        line.rest = !muxing.rest.is_empty();
         drop(line);
         self.line.changed.notify_waiters();
     }
@@ -98,15 +150,21 @@ impl<M: Mux> AnyPackaging for Packaging<M> {
 
     fn set_tracks(&self, tracks: &Tracks) {
         let muxing = &mut *self.mux();
-        muxing.mux.set_tracks(tracks, &mut muxing.chunks);
-        muxing.start = Arc::new(Start { header: muxing.mux.header(), reentry: muxing.mux.reentry() });
+        self.make(muxing, usize::MAX);
+        muxing.set_tracks(tracks);
         self.append(muxing);
     }
 
     fn push(&self, frame: &Frame) {
         let muxing = &mut *self.mux();
+        self.make(muxing, usize::MAX);
         muxing.mux.push(frame, &mut muxing.chunks);
         self.append(muxing);
+    }
+
+    fn make_more(&self) {
+        let muxing = &mut *self.mux();
+        self.make(muxing, MAKE_BYTES);
     }
 
     fn end(&self, end: &End) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use culvert_media::{Frame, Tracks};
 
-use crate::packaging::{AnyPackaging, Line};
+use crate::packaging::{AnyPackaging, Chunks, Line};
 use crate::ring::{Cursor, Read};
 use crate::session::{Session, SessionFigures};
 use crate::stream::{End, Stream, Wish};
@@ -163,7 +163,7 @@ pub struct Player {
     pub(crate) cursor: Cursor,
     pub(crate) session: Session,
     /// The packaging is made as long as somebody holds on to it.
-    _hold: Arc<dyn AnyPackaging>,
+    hold: Arc<dyn AnyPackaging>,
 }
 
 /// What [`Player::try_take`] found.
@@ -179,7 +179,7 @@ pub(crate) enum Taken {
 
 impl Player {
     pub(crate) fn new(line: Arc<Line>, hold: Arc<dyn AnyPackaging>, session: Session) -> Player {
-        Player { line, cursor: Cursor::default(), session, _hold: hold }
+        Player { line, cursor: Cursor::default(), session, hold }
     }
 
     /// Appends the next bytes for this viewer, whole chunks, beginning with the packaging's header. Cancel safe.
@@ -206,7 +206,21 @@ impl Player {
     /// As [`Player::take`], without waiting.
     pub(crate) fn try_take(&mut self, mut out: impl FnMut(Bytes)) -> Taken {
         let line = self.line.clone();
-        let chunks = line.lock();
+        loop {
+            let chunks = line.lock();
+            if self.read(&chunks, &mut out) {
+                return Taken::Some;
+            }
+            if !chunks.rest {
+                return chunks.end.clone().map_or(Taken::Empty, Taken::End);
+            }
+            drop(chunks);
+            self.hold.make_more();
+        }
+    }
+
+    /// Reads what there is, at most a batch. False: nothing.
+    fn read(&mut self, chunks: &Chunks, mut out: impl FnMut(Bytes)) -> bool {
         let (mut bytes, mut count, mut last) = (0, 0u64, None);
         while bytes < BATCH_BYTES && count < BATCH_CHUNKS as u64 {
             let slot = match chunks.ring.read(&mut self.cursor) {
@@ -229,15 +243,10 @@ impl Player {
             last = Some(slot.time);
             out(slot.body.data.clone());
         }
-        if let Some(last) = last {
-            self.session.figures().set_sent(last);
-            self.session.figures().count(bytes as u64, count);
-            return Taken::Some;
-        }
-        match &chunks.end {
-            Some(end) => Taken::End(end.clone()),
-            None => Taken::Empty,
-        }
+        let Some(last) = last else { return false };
+        self.session.figures().set_sent(last);
+        self.session.figures().count(bytes as u64, count);
+        true
     }
 
     /// What is shown of this viewer.

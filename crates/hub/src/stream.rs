@@ -1,6 +1,7 @@
 //! One stream: its publisher's generation, its tracks, its ring of frames, and the packagings made from it.
 
 use std::any::TypeId;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::SystemTime;
 
@@ -9,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::figures::Meter;
-use crate::packaging::{AnyPackaging, Packaging};
+use crate::packaging::{AnyPackaging, Packaging, Step};
 use crate::ring::{Ring, RingLimits};
 use crate::session::{Audience, SessionFigures};
 use crate::timeline::Timeline;
@@ -319,18 +320,20 @@ impl Stream {
         }
         let mut since = state.ring.since_entry().peekable();
         let begin = since.peek().map_or(&tracks, |slot| &slot.context);
-        let packaging = Arc::new(Packaging::<M>::new(begin, self.limits, workers));
+        let begin = begin.clone();
         let mut current = begin.clone();
+        let mut cached = VecDeque::new();
         for slot in since {
             if !slot.context.same(&current) {
                 current = slot.context.clone();
-                packaging.set_tracks(&current);
+                cached.push_back(Step::Tracks(current.clone()));
             }
-            packaging.push(&slot.body);
+            cached.push_back(Step::Frame(slot.body.clone()));
         }
         if !tracks.same(&current) {
-            packaging.set_tracks(&tracks);
+            cached.push_back(Step::Tracks(tracks));
         }
+        let packaging = Arc::new(Packaging::<M>::new(&begin, cached, self.limits, workers));
         if let Some(end) = &state.end {
             packaging.end(end);
         }

@@ -1,6 +1,7 @@
 //! Viewers of a hub, over pipes instead of sockets: who gets what, who is dropped, and that nothing is left behind.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -343,4 +344,64 @@ async fn a_source_that_ends_at_once_and_says_nothing_is_not_started_again_and_ag
     let begun = tokio::time::Instant::now();
     assert_eq!(gate.play(&ask()).await.err(), Some(Refusal::NoStream(name())));
     assert_eq!((mute.0.load(std::sync::atomic::Ordering::Relaxed), begun.elapsed().as_secs()), (4, 3));
+}
+
+static PACKED: AtomicUsize = AtomicUsize::new(0);
+
+/// [`Words`] that count the frames packed.
+struct Counted(Words);
+
+impl Mux for Counted {
+    const NAME: &'static str = "counted";
+    fn new(tracks: &Tracks) -> Counted {
+        Counted(Words::new(tracks))
+    }
+    fn header(&self) -> Bytes {
+        self.0.header()
+    }
+    fn reentry(&self) -> Bytes {
+        self.0.reentry()
+    }
+    fn set_tracks(&mut self, tracks: &Tracks, out: &mut Vec<Chunk>) {
+        self.0.set_tracks(tracks, out);
+    }
+    fn push(&mut self, frame: &Frame, out: &mut Vec<Chunk>) {
+        PACKED.fetch_add(1, Ordering::Relaxed);
+        self.0.push(frame, out);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_packaging_begins_with_its_key_frame_and_makes_the_rest_of_the_group_as_it_is_read() {
+    let hub = Hub::new(HubLimits { workers: 1, ..HubLimits::default() });
+    let publisher = publish(&hub, Identity::anonymous());
+    for n in 0..20 {
+        publisher.write(frame(n, n == 0, 20_000)).expect("nobody else publishes");
+    }
+    let mut player = hub.read(&name(), source(), Identity::anonymous()).expect("live").play_as::<Counted>();
+    assert_eq!(PACKED.load(Ordering::Relaxed), 1);
+    let mut out = Vec::new();
+    player.take(&mut out).await.expect("the stream is live");
+    assert_eq!((out.len(), PACKED.load(Ordering::Relaxed)), (2, 1), "the header and the key frame");
+    player.take(&mut out).await.expect("the stream is live");
+    assert!((3..12).contains(&out.len()), "{} chunks: some of the rest", out.len());
+    // What is new comes after the rest, and the end after all.
+    publisher.write(frame(20, false, 20_000)).expect("nobody else publishes");
+    assert_eq!(PACKED.load(Ordering::Relaxed), 21);
+    publisher.finish(End::Finished);
+    while player.take(&mut out).await.is_ok() {}
+    let all: Vec<u8> = out.iter().flatten().copied().filter(|byte| *byte != b'.').collect();
+    let expected: String = (1..=20).map(|n| format!("p{n};")).collect();
+    assert_eq!(String::from_utf8(all).expect("words are text"), format!("H;K0;{expected}"));
+
+    // A stream that ends while the rest is still to be made.
+    let publisher = publish(&hub, Identity::anonymous());
+    for n in 0..20 {
+        publisher.write(frame(n, n == 0, 20_000)).expect("nobody else publishes");
+    }
+    let mut player = hub.read(&name(), source(), Identity::anonymous()).expect("live").play_as::<Counted>();
+    publisher.finish(End::Finished);
+    let mut out = Vec::new();
+    while player.take(&mut out).await.is_ok() {}
+    assert_eq!(out.len(), 21, "a header and twenty frames");
 }
