@@ -51,6 +51,9 @@ pub struct FanoutArgs {
     /// Of the servers that have several.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "shared")]
     pub class: Vec<Class>,
+    /// How often to go through all of them. Ratios are those of a round; what the machine does meanwhile moves both sides.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
     /// How many of the viewers parse what they receive; the others count bytes.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub probes: u32,

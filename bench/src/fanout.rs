@@ -22,7 +22,7 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<()> {
         bail!("a process may have {most} viewers here (ulimit -Hn, less {SPARE_FILES})");
     }
     let (mut all, mut failed) = (Vec::new(), 0);
-    for case in cases(args) {
+    for case in (1..=args.rounds).flat_map(|round| cases(args, round)) {
         let done = if args.find_limit {
             find_limit(case, most, args, &program, &mut all)
         } else {
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &FanoutArgs) -> Result<()> {
 }
 
 /// Every server with what it has of the protocols and classes.
-fn cases(args: &FanoutArgs) -> Vec<Case> {
+fn cases(args: &FanoutArgs, round: u32) -> Vec<Case> {
     let mut cases = Vec::new();
     for &server in &args.servers {
         let (protocols, classes): (&[Protocol], &[Class]) = match server {
@@ -53,6 +53,7 @@ fn cases(args: &FanoutArgs) -> Vec<Case> {
         };
         for &class in classes {
             cases.extend(protocols.iter().map(|&protocol| Case {
+                round,
                 server,
                 protocol,
                 class,

@@ -38,6 +38,8 @@ const FULL_RATE: f64 = 0.99;
 /// What is to be measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Case {
+    /// Which time this is measured.
+    pub(crate) round: u32,
     /// The server.
     pub(crate) server: ServerKind,
     /// How its viewers play.
@@ -53,6 +55,8 @@ pub(crate) struct Case {
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Figures {
+    /// Which time this was measured.
+    pub(crate) round: u32,
     /// The server.
     pub(crate) server: ServerKind,
     /// How its viewers played.
@@ -197,6 +201,7 @@ fn measure_on(stage: &mut Stage, case: Case, args: &FanoutArgs) -> Result<Figure
     let full_rate = crowd.bytes().filter(|bytes| *bytes as f64 >= enough).count();
     let viewer_seconds = f64::from(case.viewers) * window.as_secs_f64();
     Ok(Figures {
+        round: case.round,
         server: case.server,
         protocol: case.protocol,
         class: (case.server != ServerKind::NginxRtmp).then_some(case.class),

@@ -47,11 +47,21 @@ pub(crate) fn fanout(all: &[Figures]) -> String {
         ]
     });
     let mut text = table(&head.map(str::to_owned), &rows.collect::<Vec<_>>());
+    let mut compared: Vec<(String, Vec<f64>)> = Vec::new();
     for figures in all {
         for (name, ratio) in ratios(figures, all) {
             let (protocol, class) = (figures.protocol.name(), figures.class.map_or("-", Class::name));
-            writeln!(text, "culvert {protocol} {class} / {name}: {ratio:.2}").expect("writing to a string");
+            let what = format!("culvert {protocol} {class} / {name}, {} viewers", figures.viewers);
+            match compared.iter_mut().find(|(known, _)| *known == what) {
+                Some((_, ratios)) => ratios.push(ratio),
+                None => compared.push((what, vec![ratio])),
+            }
         }
+    }
+    for (what, ratios) in &mut compared {
+        writeln!(text, "{what}: {}", of_rounds(ratios)).expect("writing to a string");
+    }
+    for figures in all {
         let what = format!("{} {} {}", figures.server.name(), figures.protocol.name(), figures.viewers);
         if let Some(late) = figures.publisher_late_ms.filter(|late| *late > 20.0) {
             writeln!(text, "{what}: the publisher was up to {late:.0} ms late").expect("writing to a string");
@@ -88,12 +98,26 @@ pub(crate) fn stall(all: &[StallFigures]) -> String {
     text
 }
 
-/// CPU of culvert to that of what it is compared with, at the same number of viewers in the same run.
+/// The median, and what it is the median of.
+fn of_rounds(ratios: &mut [f64]) -> String {
+    let each: Vec<String> = ratios.iter().map(|ratio| format!("{ratio:.2}")).collect();
+    ratios.sort_unstable_by(f64::total_cmp);
+    match ratios {
+        [] => "-".to_owned(),
+        [one] => format!("{one:.2}"),
+        // Of an even number the larger of the two in the middle, which is no flattery.
+        several => format!("median {:.2} of {}", several[several.len() / 2], each.join(", ")),
+    }
+}
+
+/// CPU of culvert to that of what it is compared with, at the same number of viewers in the same round.
 fn ratios(figures: &Figures, all: &[Figures]) -> Vec<(&'static str, f64)> {
     if figures.server != ServerKind::Culvert {
         return Vec::new();
     }
-    let same = |other: &&Figures| other.viewers == figures.viewers && other.cpu_ms_per_viewer_second > 0.0;
+    let same = |other: &&Figures| {
+        other.round == figures.round && other.viewers == figures.viewers && other.cpu_ms_per_viewer_second > 0.0
+    };
     let rivals = all.iter().filter(same).filter_map(|other| match other.server {
         ServerKind::Culvert => None,
         ServerKind::NginxRtmp => Some(("nginx-rtmp", other)),
@@ -127,9 +151,10 @@ mod tests {
     use super::*;
     use crate::args::Protocol;
 
-    fn figures(server: ServerKind, class: Option<Class>, cpu: f64) -> Figures {
+    fn figures(round: u32, server: ServerKind, class: Option<Class>, cpu: f64) -> Figures {
         let protocol = if server == ServerKind::Floor { Protocol::Tcp } else { Protocol::Rtmp };
         Figures {
+            round,
             server,
             protocol,
             class,
@@ -156,17 +181,25 @@ mod tests {
     #[test]
     fn ratios_are_to_nginx_and_to_the_floor_of_the_same_class() {
         let all = [
-            figures(ServerKind::Culvert, Some(Class::Shared), 0.09),
-            figures(ServerKind::Culvert, Some(Class::Low), 0.2),
-            figures(ServerKind::NginxRtmp, None, 0.12),
-            figures(ServerKind::Floor, Some(Class::Low), 0.16),
+            figures(1, ServerKind::Culvert, Some(Class::Shared), 0.09),
+            figures(1, ServerKind::Culvert, Some(Class::Low), 0.2),
+            figures(1, ServerKind::NginxRtmp, None, 0.12),
+            figures(1, ServerKind::Floor, Some(Class::Low), 0.16),
         ];
         let text = fanout(&all);
-        assert!(text.contains("culvert rtmp shared / nginx-rtmp: 0.75"), "{text}");
-        assert!(text.contains("culvert rtmp low / floor: 1.25"), "{text}");
+        assert!(text.contains("culvert rtmp shared / nginx-rtmp, 1000 viewers: 0.75"), "{text}");
+        assert!(text.contains("culvert rtmp low / floor, 1000 viewers: 1.25"), "{text}");
         assert!(!text.contains("culvert rtmp shared / floor"), "{text}");
         assert!(text.contains("| 1.00 / 41.00 / 41.00"), "{text}");
         assert!(text.contains("closed by the server"), "{text}");
         assert!(json(&all).unwrap().contains("\"cpu_ms_per_viewer_second\": 0.09"));
+    }
+    #[test]
+    fn ratios_are_those_of_a_round_and_their_median_is_told() {
+        let low = Some(Class::Low);
+        let round = |n, ours| [figures(n, ServerKind::Culvert, low, ours), figures(n, ServerKind::Floor, low, 0.5)];
+        let all: Vec<Figures> = [round(1, 0.6), round(2, 0.5), round(3, 0.55)].concat();
+        let text = fanout(&all);
+        assert!(text.contains("culvert rtmp low / floor, 1000 viewers: median 1.10 of 1.20, 1.00, 1.10"), "{text}");
     }
 }

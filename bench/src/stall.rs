@@ -61,7 +61,8 @@ pub(crate) fn run(args: &StallArgs) -> Result<()> {
 }
 
 fn measure(protocol: Protocol, args: &StallArgs, program: &Path) -> Result<StallFigures> {
-    let case = Case { server: ServerKind::Culvert, protocol, class: args.class, viewers: args.viewers, singles: false };
+    let server = ServerKind::Culvert;
+    let case = Case { round: 1, server, protocol, class: args.class, viewers: args.viewers, singles: false };
     let mut stage = Stage::set(case, program)?;
     measure_on(&mut stage, protocol, args).with_context(|| format!("the server's log ends:\n{}", stage.server.log()))
 }

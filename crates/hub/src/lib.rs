@@ -18,6 +18,7 @@ mod reader;
 mod ring;
 mod session;
 mod stream;
+mod tally;
 mod timeline;
 
 pub use credentials::{Credentials, FORWARDED, parameter, site};

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::SystemTime;
 
 use culvert_media::{StreamName, Time};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::tally::{Sent, Share};
 use crate::{Action, Ask, Identity};
 
 /// Where somebody comes from.
@@ -52,6 +53,8 @@ pub struct SessionFigures {
     skipped: AtomicU64,
     /// Decoding time of the last thing that was handed on, in microseconds; NOTHING before.
     sent_micros: AtomicI64,
+    /// Of a viewer whose crew counts for it.
+    share: Mutex<Option<Share>>,
     cancel: CancellationToken,
 }
 
@@ -60,6 +63,30 @@ impl SessionFigures {
     pub fn count(&self, bytes: u64, frames: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.frames.fetch_add(frames, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_sent(&self, sent: &Sent) {
+        self.count(sent.bytes, sent.chunks);
+        if let Some(time) = sent.time {
+            self.set_sent(time);
+        }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Option<Share>> {
+        self.share.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// From now on somebody else counts what is sent.
+    pub(crate) fn share(&self, share: Share) {
+        *self.shared() = Some(share);
+    }
+
+    /// Takes over what somebody else has counted.
+    pub(crate) fn settle(&self) {
+        let mut shared = self.shared();
+        if let Some(share) = shared.take() {
+            self.count_sent(&share.sent());
+        }
     }
 
     pub(crate) fn count_gap(&self, skipped: u64) {
@@ -73,18 +100,22 @@ impl SessionFigures {
 
     /// Decoding time of the last thing that was handed on.
     pub(crate) fn sent(&self) -> Option<Time> {
+        let shared = self.shared();
         let micros = self.sent_micros.load(Ordering::Relaxed);
-        (micros != NOTHING).then(|| Time::from_micros(micros))
+        let own = (micros != NOTHING).then(|| Time::from_micros(micros));
+        own.max(shared.as_ref().and_then(|share| share.sent().time))
     }
 
     /// Bytes that went through.
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        let shared = self.shared();
+        self.bytes.load(Ordering::Relaxed) + shared.as_ref().map_or(0, |share| share.sent().bytes)
     }
 
     /// Frames, or chunks of a packaging, that went through.
     pub fn frames(&self) -> u64 {
-        self.frames.load(Ordering::Relaxed)
+        let shared = self.shared();
+        self.frames.load(Ordering::Relaxed) + shared.as_ref().map_or(0, |share| share.sent().chunks)
     }
 
     /// How often a viewer skipped to a key frame, and how much it missed by that.
@@ -182,7 +213,7 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<SessionFigures>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<SessionFigures>>> {
         self.live.lock().expect("no code panics while it holds this lock")
     }
 
@@ -214,6 +245,7 @@ impl Registry {
             gaps: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             sent_micros: AtomicI64::new(NOTHING),
+            share: Mutex::new(None),
             cancel: CancellationToken::new(),
         });
         self.lock().insert(id, figures.clone());

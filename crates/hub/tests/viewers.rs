@@ -105,15 +105,22 @@ async fn viewers_of_both_classes_begin_at_a_key_frame_and_get_everything_after_i
     for n in 0..5 {
         publisher.write(frame(n, n == 3, 10)).expect("nobody else publishes");
     }
-    let (_shared, mut a) = watch(&hub, Class::Shared, 4096);
-    let (_low, mut b) = watch(&hub, Class::Low, 4096);
+    let (shared, mut a) = watch(&hub, Class::Shared, 4096);
+    let (low, mut b) = watch(&hub, Class::Low, 4096);
     settle().await;
     for n in 5..8 {
         publisher.write(frame(n, false, 10)).expect("nobody else publishes");
         settle().await;
     }
-    for pipe in [&mut a, &mut b] {
+    for (viewer, pipe) in [(&shared, &mut a), (&low, &mut b)] {
         assert_eq!(words(pipe, "p7;").await, ["H", "K3", "p4", "p5", "p6", "p7"]);
+        // What a crew counts for its viewers is shown as theirs: two bytes of header, and five frames of ten.
+        let figures = viewer.session();
+        assert_eq!((figures.bytes(), figures.frames(), hub.behind(figures)), (52, 5, Some(Time::ZERO)));
+        // And stays theirs when they leave the crew, here for the sake of an answer.
+        viewer.send(Bytes::from_static(b"A;"));
+        settle().await;
+        assert_eq!((figures.bytes(), figures.frames(), hub.behind(figures)), (52, 5, Some(Time::ZERO)));
     }
     assert_eq!(hub.info(&name()).map(|info| (info.viewers, info.packagings)), Some((2, vec!["words"])));
 }
@@ -328,11 +335,11 @@ async fn a_viewer_of_a_missing_stream_waits_as_long_as_the_gate_says_and_no_long
 }
 
 /// Starts what ends at once and says nothing, and counts how often.
-struct Mute(std::sync::atomic::AtomicUsize);
+struct Mute(AtomicUsize);
 
 impl Demand for Mute {
     fn start(&self, _: &StreamName) -> Option<Starting> {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.0.fetch_add(1, Ordering::Relaxed);
         Some(Starting { timeout: Duration::from_secs(3), failed: tokio::sync::watch::channel(None).1 })
     }
 }
@@ -343,7 +350,7 @@ async fn a_source_that_ends_at_once_and_says_nothing_is_not_started_again_and_ag
     let gate = Gate::new(small(), Arc::new(Everybody(Duration::ZERO)), mute.clone());
     let begun = tokio::time::Instant::now();
     assert_eq!(gate.play(&ask()).await.err(), Some(Refusal::NoStream(name())));
-    assert_eq!((mute.0.load(std::sync::atomic::Ordering::Relaxed), begun.elapsed().as_secs()), (4, 3));
+    assert_eq!((mute.0.load(Ordering::Relaxed), begun.elapsed().as_secs()), (4, 3));
 }
 
 static PACKED: AtomicUsize = AtomicUsize::new(0);

@@ -1,29 +1,27 @@
 //! The loop over all viewers of a packaging that are level with it.
 //!
-//! Each round it takes the chunks that are new, puts them side by side once, and offers them to every viewer with one
-//! write that does not wait: a plain send costs the kernel several per cent less than a vectored one. Who cannot take
-//! all of it, or has something else to be sent, leaves for a task of its own.
+//! Each round it takes the chunks that are new and offers them to every viewer with one write that does not wait. Who
+//! cannot take all of it, or has something else to be sent, leaves for a task of its own.
+//!
+//! A round touches as little of each viewer as can be, its socket: memory that is not in the processor's cache costs more
+//! than anything else here. So viewers that are level have no place of their own and no counters of their own; what the crew
+//! has written is counted once for all of them, and somebody who wants something of it says so to the crew.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use culvert_media::{Chunk, Time};
-use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::Pace;
 use super::clock::{Clock, Due, Unsent};
+use super::round::{Offer, Round};
 use super::viewer::{Member, catch_up};
-use super::{Pace, ROUND_CHUNKS};
 use crate::fanout::Class;
 use crate::packaging::Line;
-use crate::ring::Slot;
-use crate::stream::End;
+use crate::tally::Tally;
 
 /// Viewers that are written to before other tasks get their turn: a fifth of a millisecond on a slow core, so that somebody
 /// who comes is not kept waiting by those who are there.
@@ -44,7 +42,10 @@ pub(super) struct Crew {
     class: Class,
     load: AtomicUsize,
     inbox: Mutex<Inbox>,
-    pub(super) wake: Notify,
+    /// Something cannot wait for the next chunk: a viewer that comes, or one that has flags up.
+    wake: Notify,
+    /// Somebody has flags up.
+    called: AtomicBool,
 }
 
 #[derive(Default)]
@@ -55,6 +56,12 @@ struct Inbox {
 }
 
 impl Crew {
+    /// Makes the crew look at the flags of all of its viewers.
+    pub(super) fn call(&self) {
+        self.called.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
         self.inbox.lock().expect("no code panics while it holds an inbox")
     }
@@ -91,6 +98,7 @@ impl Crews {
             load: AtomicUsize::new(1),
             inbox: Mutex::default(),
             wake: Notify::new(),
+            called: AtomicBool::new(false),
         });
         let (line, pace) = (member.player.line.clone(), member.pace);
         member.tap.set_crew(Some(crew.clone()));
@@ -103,188 +111,197 @@ impl Crews {
     }
 }
 
-/// The chunks of one round.
-#[derive(Default)]
-struct Round {
-    /// Sequence number of `chunks[0]`.
-    first: u64,
-    chunks: Vec<Bytes>,
-    /// All of them, one after another.
-    joined: Bytes,
-    /// Of the last of them.
-    time: Time,
-    end: Option<End>,
-}
-
 async fn run(crew: Arc<Crew>, line: Arc<Line>, pace: Pace) {
-    let mut members: Vec<Member> = Vec::new();
-    let mut next: Option<u64> = None;
-    let mut clock = Clock::new(crew.class, pace);
+    let mut viewers = Viewers { crew, level: Vec::new(), coming: Vec::new(), next: None, tally: Arc::default() };
+    let mut clock = Clock::new(viewers.crew.class, pace);
     let mut looked = Instant::now();
     loop {
         // Before any waiting: once the last viewer has gone nothing feeds the line any more, and nothing would wake it.
-        if !take_in(&crew, &mut members, &mut next) {
+        if !viewers.take_in() {
             return;
         }
         let changed = line.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
-        // A new viewer, an answer, somebody who left: served by a round without chunks, for it cannot wait.
-        let take_chunks = match clock.due(&Unsent::count(&line, next)) {
+        // A new viewer, an answer, somebody who left: served without chunks, for it cannot wait.
+        let take_chunks = match clock.due(&Unsent::count(&line, viewers.next)) {
             Due::Now => true,
             Due::At(at) => tokio::select! {
                 () = sleep_until(at) => true,
                 () = &mut changed => continue,
-                () = crew.wake.notified() => false,
+                () = viewers.crew.wake.notified() => false,
             },
             Due::Never => tokio::select! {
                 () = &mut changed => continue,
-                () = crew.wake.notified() => false,
+                () = viewers.crew.wake.notified() => false,
             },
         };
         if !take_chunks {
             // A viewer that pings without end must not make the crew look at all of its viewers each time.
             sleep_until(looked + LOOK).await;
             looked = Instant::now();
-            serve(&crew, &mut members, &Round::default()).await;
+            viewers.look();
             continue;
         }
-        let round = Round::take(&line, next);
+        let Some(round) = Round::take(&line, viewers.next) else {
+            // The loop itself fell behind the ring: everybody catches up alone.
+            viewers.release_all();
+            continue;
+        };
         let started = Instant::now();
-        serve(&crew, &mut members, &round).await;
-        next = Some(round.first + round.chunks.len() as u64);
+        viewers.look();
+        viewers.serve(&round).await;
         clock.round_done(started);
-        if let Some(end) = round.end {
-            for member in members.drain(..) {
-                crew.load.fetch_sub(1, Ordering::Relaxed);
+        if let Some(end) = &round.end {
+            for member in viewers.take_all() {
                 member.finish(end.clone());
             }
         }
     }
 }
 
-/// Takes in who is joining. False: there is nobody, and the crew is closed.
-fn take_in(crew: &Crew, members: &mut Vec<Member>, next: &mut Option<u64>) -> bool {
-    let mut inbox = crew.inbox();
-    for member in inbox.joining.drain(..) {
-        let place = member.player.cursor.next();
-        *next = match (*next, place) {
-            (Some(next), Some(place)) if !members.is_empty() => Some(next.min(place)),
-            (_, place) => place,
-        };
-        members.push(member);
-    }
-    inbox.closed = members.is_empty();
-    !inbox.closed
+/// The viewers of a crew.
+struct Viewers {
+    crew: Arc<Crew>,
+    /// Everything before `next` was written to these; their own cursors and figures are out of date.
+    level: Vec<Member>,
+    /// These have not had a round yet, and know their own place.
+    coming: Vec<Member>,
+    /// Sequence number of the chunk that the next round begins with; None before the first viewer.
+    next: Option<u64>,
+    tally: Arc<Tally>,
 }
-impl Round {
-    fn take(line: &Line, next: Option<u64>) -> Round {
-        let chunks = line.lock();
-        let end = chunks.ring.end();
-        let first = next.unwrap_or(end).min(end);
-        match chunks.ring.from(first) {
-            Some(slots) => {
-                let mut time = Time::ZERO;
-                let mut bytes = |slot: &Slot<Chunk, _>| {
-                    time = slot.time;
-                    slot.body.data.clone()
-                };
-                let taken: Vec<Bytes> = slots.take(ROUND_CHUNKS).map(&mut bytes).collect();
-                let all = first + taken.len() as u64 == end;
-                let end = chunks.end.clone().filter(|_| all);
-                Round { first, joined: join(&taken), chunks: taken, time, end }
+
+impl Viewers {
+    /// Takes in who is joining. False: there is nobody, and the crew is closed.
+    fn take_in(&mut self) -> bool {
+        let joining = {
+            let mut inbox = self.crew.inbox();
+            let joining = std::mem::take(&mut inbox.joining);
+            inbox.closed = joining.is_empty() && self.level.is_empty() && self.coming.is_empty();
+            if inbox.closed {
+                return false;
             }
-            // The loop itself fell behind the ring: everybody catches up alone.
-            None => Round { first: end, end: chunks.end.clone(), ..Round::default() },
+            joining
+        };
+        if self.level.is_empty() {
+            let places = joining.iter().chain(&self.coming).filter_map(|member| member.player.cursor.next());
+            self.next = places.min();
+        }
+        for member in joining {
+            // One that is behind the others came while they had a round; it is brought level once more.
+            if member.player.cursor.next() < self.next {
+                self.release(member);
+            } else {
+                self.coming.push(member);
+            }
+        }
+        true
+    }
+
+    /// Lets those go that have flags up.
+    fn look(&mut self) {
+        // Those who come may have had theirs up before the crew could be called.
+        for member in self.coming.extract_if(.., |member| member.tap.flags() != 0).collect::<Vec<_>>() {
+            self.release(member);
+        }
+        if !self.crew.called.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let mut i = 0;
+        while i < self.level.len() {
+            if self.level[i].tap.flags() == 0 {
+                i += 1;
+            } else {
+                let member = self.take_level(i);
+                self.release(member);
+            }
         }
     }
-}
 
-/// One copy per round, whatever the number of viewers; none where there is only one chunk.
-fn join(chunks: &[Bytes]) -> Bytes {
-    if let [one] = chunks {
-        return one.clone();
+    /// Offers a round to all.
+    async fn serve(&mut self, round: &Round) {
+        let mut turn = 0;
+        let mut i = 0;
+        while i < self.level.len() {
+            match round.offer(&mut self.level[i], 0) {
+                Offer::Whole => i += 1,
+                Offer::Part { sent, next } => {
+                    let mut member = self.take_level(i);
+                    member.took(&sent, next);
+                    self.release(member);
+                }
+            }
+            rest_after(&mut turn).await;
+        }
+        let mut i = 0;
+        while i < self.coming.len() {
+            let place = self.coming[i].player.cursor.next();
+            let Some(skip) = place.and_then(|place| usize::try_from(place.checked_sub(round.first)?).ok()) else {
+                let member = self.coming.swap_remove(i);
+                self.release(member);
+                continue;
+            };
+            if round.first + skip as u64 >= round.end_seq() {
+                // It is ahead of this round.
+                i += 1;
+                continue;
+            }
+            let mut member = self.coming.swap_remove(i);
+            match round.offer(&mut member, skip) {
+                Offer::Whole => {
+                    member.took(&round.rest_of(skip), round.end_seq());
+                    self.tally.share(member.player.session(), &round.total());
+                    self.level.push(member);
+                }
+                Offer::Part { sent, next } => {
+                    member.took(&sent, next);
+                    self.release(member);
+                }
+            }
+            rest_after(&mut turn).await;
+        }
+        self.tally.add(&round.total());
+        self.next = Some(round.end_seq());
     }
-    let mut joined = BytesMut::with_capacity(chunks.iter().map(Bytes::len).sum());
-    chunks.iter().for_each(|chunk| joined.extend_from_slice(chunk));
-    joined.freeze()
-}
 
-/// Offers a round to every member. Members that cannot take all of it, or have something else to be sent, leave.
-async fn serve(crew: &Arc<Crew>, members: &mut Vec<Member>, round: &Round) {
-    // Where each chunk begins in `joined`.
-    let starts: Vec<usize> = round
-        .chunks
-        .iter()
-        .scan(0, |at, chunk| {
-            let start = *at;
-            *at += chunk.len();
-            Some(start)
-        })
-        .collect();
-    let mut i = 0;
-    let mut turn = 0;
-    while i < members.len() {
-        let stays = members[i].offer(round, &starts);
-        if stays {
-            i += 1;
-        } else {
-            let member = members.swap_remove(i);
-            crew.load.fetch_sub(1, Ordering::Relaxed);
+    /// Takes one of those that are level out, with its place and its figures.
+    fn take_level(&mut self, i: usize) -> Member {
+        let mut member = self.level.swap_remove(i);
+        if let Some(next) = self.next {
+            member.player.cursor.set_next(next);
+        }
+        member.player.session().settle();
+        member
+    }
+
+    fn take_all(&mut self) -> Vec<Member> {
+        let mut all: Vec<Member> = (0..self.level.len()).rev().map(|i| self.take_level(i)).collect();
+        all.append(&mut self.coming);
+        self.crew.load.fetch_sub(all.len(), Ordering::Relaxed);
+        all
+    }
+
+    fn release_all(&mut self) {
+        for member in self.take_all() {
             member.tap.set_crew(None);
             tokio::spawn(catch_up(member));
         }
-        turn += 1;
-        if turn == VIEWERS_A_TURN {
-            turn = 0;
-            tokio::task::yield_now().await;
-        }
+    }
+
+    /// Leaves a viewer to a task of its own.
+    fn release(&self, member: Member) {
+        self.crew.load.fetch_sub(1, Ordering::Relaxed);
+        member.tap.set_crew(None);
+        tokio::spawn(catch_up(member));
     }
 }
 
-impl Member {
-    /// One write that does not wait. True when the member is level afterwards and has nothing else to be sent.
-    fn offer(&mut self, round: &Round, starts: &[usize]) -> bool {
-        if self.tap.flags() != 0 {
-            return false;
-        }
-        if starts.is_empty() {
-            return true;
-        }
-        let end = round.first + starts.len() as u64;
-        let place = match self.player.cursor.next() {
-            Some(place) if place >= end => return true,
-            Some(place) if place >= round.first => (place - round.first) as usize,
-            Some(_) | None => return false,
-        };
-        let bytes = &round.joined[starts[place]..];
-        let cx = &mut Context::from_waker(Waker::noop());
-        let written = match Pin::new(&mut self.outlet).poll_write(cx, bytes) {
-            Poll::Ready(Ok(n)) => n,
-            // The error comes again in the member's own task, which ends it.
-            Poll::Ready(Err(_)) | Poll::Pending => return false,
-        };
-        let figures = self.player.session();
-        if written == bytes.len() {
-            figures.count(written as u64, (starts.len() - place) as u64);
-            figures.set_sent(round.time);
-            self.player.cursor.set_next(end);
-            return true;
-        }
-        // Partial: what is left of the chunk that was cut must go out before anything else.
-        let reached = starts[place] + written;
-        let whole = starts.partition_point(|start| *start <= reached) - 1;
-        let mut done = whole;
-        let mut counted = written;
-        if reached > starts[whole] {
-            let rest = round.chunks[whole].slice(reached - starts[whole]..);
-            counted += rest.len();
-            self.pending.push_back(rest);
-            self.cut = true;
-            done += 1;
-        }
-        figures.count(counted as u64, (done - place) as u64);
-        self.player.cursor.set_next(round.first + done as u64);
-        false
+/// Lets other tasks have their turn after some viewers.
+async fn rest_after(turn: &mut usize) {
+    *turn += 1;
+    if *turn == VIEWERS_A_TURN {
+        *turn = 0;
+        tokio::task::yield_now().await;
     }
 }

@@ -9,6 +9,7 @@
 
 mod clock;
 mod crew;
+mod round;
 mod viewer;
 
 use std::time::Duration;

@@ -17,6 +17,7 @@ use super::{Class, Outlet, Pace, ROUND_CHUNKS};
 use crate::reader::{Player, Taken};
 use crate::session::SessionFigures;
 use crate::stream::End;
+use crate::tally::Sent;
 
 /// Most bytes of control messages (answers, pongs) that wait for one viewer; beyond, the peer is misbehaving.
 const CONTROL_BYTES: usize = 16 << 10;
@@ -41,7 +42,7 @@ impl Tap {
         self.notify.notify_one();
         let crew = self.crew.lock().expect("no code panics while it holds this lock").clone();
         if let Some(crew) = crew {
-            crew.wake.notify_one();
+            crew.call();
         }
     }
 
@@ -235,6 +236,12 @@ impl Member {
         }
         *cut = advance(pending, n);
         Ok(())
+    }
+
+    /// Counts what it was given by a crew, and notes which chunk comes next.
+    pub(super) fn took(&mut self, sent: &Sent, next: u64) {
+        self.player.session().count_sent(sent);
+        self.player.cursor.set_next(next);
     }
 
     async fn flush(&mut self) -> io::Result<()> {
