@@ -130,8 +130,15 @@ impl Conn {
         }
     }
 
-    /// What a link wants of its socket: no Nagle, keepalive, `TCP_NOTSENT_LOWAT` of 16 KiB, `TCP_USER_TIMEOUT` of 20 s, BBR
-    /// where the kernel has it. Best effort.
+    /// Has the kernel find out by what suits a fast path, or a slow one (BBR), how much it may send. Best effort.
+    pub fn set_congestion_control(&self, fast: bool) {
+        if let Some(tcp) = self.socket() {
+            tcp::set_congestion_control(tcp, fast);
+        }
+    }
+
+    /// What a link wants of its socket: no Nagle, keepalive, `TCP_NOTSENT_LOWAT` of 16 KiB, `TCP_USER_TIMEOUT` of 20 s. Best
+    /// effort.
     pub fn set_link_options(&self) {
         if let Some(tcp) = self.socket() {
             tcp::set_link_options(tcp);

@@ -12,7 +12,10 @@ const LINK_UNSENT_BYTES: u32 = 16_384;
 /// A link whose bytes are not acknowledged for so long is dead (DESIGN section 3).
 const LINK_UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// At 30 % loss it carries 25 times what cubic does (DESIGN section 3).
-const LINK_CONGESTION_CONTROL: &[u8] = b"bbr";
+const FOR_WEAK_PATHS: &[u8] = b"bbr";
+/// BBR sends by a clock, a timer for each packet or two, and a path of some hundred megabytes a second costs twice as much with it
+/// (bench/NUMBERS.md). This one every Linux has.
+const FOR_FAST_PATHS: &[u8] = b"cubic";
 
 /// Asks after a silent peer after 60 s, then each 15 s, 4 times.
 pub(crate) fn set_keepalive(tcp: &TcpStream) {
@@ -38,9 +41,17 @@ pub(crate) fn set_link_options(tcp: &TcpStream) {
     {
         let socket = SockRef::from(tcp);
         socket.set_tcp_user_timeout(Some(LINK_UNACKNOWLEDGED)).ok();
-        // Refused where the kernel has no BBR, or does not allow it to this user: then it stays as it is.
-        socket.set_tcp_congestion(LINK_CONGESTION_CONTROL).ok();
     }
+}
+
+/// What suits a path that is fast, or one that is slow: BBR where the kernel has it. To be asked for once that is known: a socket that
+/// had BBR once keeps its timers.
+pub(crate) fn set_congestion_control(tcp: &TcpStream, fast: bool) {
+    // Refused where the kernel has no BBR, or does not allow it to this user: then it stays as it is.
+    #[cfg(target_os = "linux")]
+    SockRef::from(tcp).set_tcp_congestion(if fast { FOR_FAST_PATHS } else { FOR_WEAK_PATHS }).ok();
+    #[cfg(not(target_os = "linux"))]
+    let _ = (tcp, fast);
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -58,9 +69,12 @@ mod tests {
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), LINK_UNSENT_BYTES);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(LINK_UNACKNOWLEDGED));
         assert!(tcp.nodelay().unwrap() && socket.keepalive().unwrap());
+        set_congestion_control(&tcp, false);
         let allowed = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
         if allowed.split_whitespace().any(|name| name == "bbr") {
             assert!(socket.tcp_congestion().unwrap().starts_with(b"bbr\0"));
+            set_congestion_control(&tcp, true);
+            assert!(socket.tcp_congestion().unwrap().starts_with(b"cubic\0"));
         }
     }
 }

@@ -136,6 +136,7 @@ impl Carrier {
                     self.shared.count_sent(n);
                     if self.pace.handle_taken(Instant::now(), n) {
                         self.io.set_notsent_lowat(self.pace.bounds().kernel);
+                        self.io.set_congestion_control(self.pace.is_fast());
                         self.shared.set_fast(self.pace.is_fast());
                     }
                 }

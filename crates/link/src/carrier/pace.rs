@@ -30,7 +30,8 @@ const LONG: Bounds = Bounds { framed: 256 << 10, kernel: 256 << 10 };
 
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    fast: bool,
+    /// Whether the path is fast, once that is known.
+    verdict: Option<bool>,
     /// What was taken since when: a path is at least as fast.
     spell: Option<(Instant, usize)>,
     /// The socket takes no more, since when.
@@ -42,11 +43,11 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn is_fast(&self) -> bool {
-        self.fast
+        self.verdict == Some(true)
     }
 
     pub(super) fn bounds(&self) -> Bounds {
-        if self.fast { LONG } else { SHORT }
+        if self.is_fast() { LONG } else { SHORT }
     }
 
     /// The socket takes no more for now.
@@ -54,14 +55,16 @@ impl Pace {
         self.full.get_or_insert(now);
     }
 
-    /// The socket took so much. True: the bounds are others now.
+    /// The socket took so much. True: the verdict is another now.
     pub(super) fn handle_taken(&mut self, now: Instant, bytes: usize) -> bool {
-        let before = self.fast;
+        let before = self.verdict;
         if let Some(since) = self.full.take() {
             self.waited += now - since;
             self.taken += bytes;
             if self.waited >= SPELL {
-                self.fast &= self.taken as f64 >= SLOW * self.waited.as_secs_f64();
+                if (self.taken as f64) < SLOW * self.waited.as_secs_f64() {
+                    self.verdict = Some(false);
+                }
                 (self.waited, self.taken) = (Duration::ZERO, 0);
             }
         }
@@ -69,10 +72,12 @@ impl Pace {
         *taken += bytes;
         let time = now - *since;
         if time >= SPELL {
-            self.fast |= *taken as f64 >= FAST * time.as_secs_f64();
+            if *taken as f64 >= FAST * time.as_secs_f64() {
+                self.verdict = Some(true);
+            }
             self.spell = None;
         }
-        self.fast != before
+        self.verdict != before
     }
 }
 
