@@ -9,7 +9,6 @@ use culvert_link::{Board, Body, PROTOCOL, REGISTER, Service, Upper, UpperInfo, U
 use culvert_net::ws::{Upgrade, UpgradeError, Upgraded, connect};
 use culvert_net::{DialOptions, dial};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -28,10 +27,10 @@ struct By<F>(F);
 
 impl<F, A> Service for By<F>
 where
-    F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+    F: Fn(Request<Body>) -> A + Send + Sync + 'static,
     A: Future<Output = Response<Body>> + Send + 'static,
 {
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, request: Request<Body>) -> Answering {
         Box::pin((self.0)(request))
     }
 }
@@ -40,7 +39,7 @@ impl Lower {
     /// Dials `upper` as `cid`, again and again; whatever the upper asks is answered by `answer`.
     pub fn keep<F, A>(upper: SocketAddr, cid: &str, answer: F) -> Lower
     where
-        F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+        F: Fn(Request<Body>) -> A + Send + Sync + 'static,
         A: Future<Output = Response<Body>> + Send + 'static,
     {
         Lower::keep_by(None, upper, cid, answer)
@@ -49,7 +48,7 @@ impl Lower {
     /// The same with this token.
     pub fn keep_by<F, A>(token: Option<&str>, upper: SocketAddr, cid: &str, answer: F) -> Lower
     where
-        F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+        F: Fn(Request<Body>) -> A + Send + Sync + 'static,
         A: Future<Output = Response<Body>> + Send + 'static,
     {
         let (host, port) = (upper.ip().to_string(), upper.port());

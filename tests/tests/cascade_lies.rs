@@ -17,7 +17,6 @@ use culvert_tests::media::{Script, into_hub};
 use culvert_tests::view::{Continuity, Viewer};
 use culvert_tests::wait::{soon, until};
 use http::{Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::sleep;
 
 const LIAR: &str = "liar";
@@ -107,7 +106,7 @@ fn lie(stream: &str) -> Body {
 /// How often each was asked for what.
 type Asked = Arc<AtomicUsize>;
 
-async fn answer(request: Request<Incoming>, asked: Asked) -> Response<Body> {
+async fn answer(request: Request<Body>, asked: Asked) -> Response<Body> {
     let path = request.uri().path().to_string();
     if path == "/cascade/v1/catalogue" {
         let snapshot = r#"{"item":"snapshot","version":1,"platform":{"name":"L","version":"1","started_ms":0}}"#;

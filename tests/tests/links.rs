@@ -713,7 +713,7 @@ type Lines = fn(usize) -> Option<String>;
 
 /// A platform whose catalogue is this.
 fn telling(upper: &TestNode, cid: &str, lines: Lines) -> Lower {
-    Lower::keep(upper.address(), cid, move |request: Request<Incoming>| async move {
+    Lower::keep(upper.address(), cid, move |request: Request<Body>| async move {
         match request.uri().path() {
             "/cascade/v1/catalogue" => catalogue(lines),
             _ => Response::new(full("here")),

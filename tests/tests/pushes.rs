@@ -529,8 +529,8 @@ async fn film(url: String, authority: std::path::PathBuf, mut feed: impl Feed) -
     let (url, cid) = (url.parse().unwrap(), Cid::parse("camera").unwrap());
     let trust = tls::client(Some(&authority)).unwrap();
     let dial = DialOptions { tls: Some(trust), ..DialOptions::default() };
-    let push =
-        Push { url: &url, cid: &cid, dial: &dial, token: None, silence: Duration::from_secs(5), on_demand: false };
+    let silence = Duration::from_secs(5);
+    let push = Push { url: &url, cid: &cid, dial: &dial, token: None, silence, on_demand: false, before_tags: &[] };
     culvert_live::push(&push, &mut feed, |news| assert_eq!(news, PushNews::Begun { tells: true })).await
 }
 

@@ -63,7 +63,7 @@ async fn mirror(method: Method, uri: http::Uri, headers: HeaderMap, body: Bytes)
 /// What a program below says to a request, without a node there.
 fn answering<F, A>(upper: &TestNode, answer: F) -> Lower
 where
-    F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+    F: Fn(Request<Body>) -> A + Send + Sync + 'static,
     A: Future<Output = Response<Body>> + Send + 'static,
 {
     let answer = Arc::new(answer);
@@ -159,7 +159,7 @@ async fn bodies_stream_both_ways_at_once_and_none_is_gathered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_heads_empty_answers_trailers_and_coded_bodies_pass_as_they_are() {
     let upper = TestNode::named("top", 0, "");
-    let _lower = answering(&upper, |request: Request<Incoming>| async move {
+    let _lower = answering(&upper, |request: Request<Body>| async move {
         let builder = Response::builder();
         let range = request.headers().get("range").map(|range| range.to_str().unwrap().to_string());
         match (request.uri().path(), request.method(), range) {
@@ -332,7 +332,7 @@ async fn a_caller_that_goes_is_gone_below_whatever_it_was_doing() {
     }
     let upper = TestNode::named("top", 0, "cascade: {request_timeout: 1s}");
     let (count, notify) = (open.clone(), told.clone());
-    let _lower = answering(&upper, move |request: Request<Incoming>| {
+    let _lower = answering(&upper, move |request: Request<Body>| {
         count.fetch_add(1, Ordering::SeqCst);
         let (counted, notify) = (Counted(count.clone()), notify.clone());
         async move {
@@ -433,7 +433,7 @@ async fn callers_that_leave_all_at_once_do_not_cost_the_link() {
     let pipe = Pipe::to(upper.address());
     let (begun, waiting) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counts = (begun.clone(), waiting.clone());
-    let _lower = Lower::keep(pipe.address(), "raw", move |request: Request<Incoming>| {
+    let _lower = Lower::keep(pipe.address(), "raw", move |request: Request<Body>| {
         let (begun, waiting) = counts.clone();
         async move {
             match request.uri().path() {
@@ -490,7 +490,7 @@ async fn callers_that_leave_all_at_once_do_not_cost_the_link() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_for_one_end_stays_at_that_end() {
     let upper = TestNode::named("top", 0, "");
-    let _lower = answering(&upper, |request: Request<Incoming>| async move {
+    let _lower = answering(&upper, |request: Request<Body>| async move {
         let headers: BTreeMap<_, _> =
             request.headers().iter().map(|(k, v)| (k.to_string(), v.to_str().unwrap().to_string())).collect();
         let told = json!({"uri": request.uri().to_string(), "headers": headers}).to_string();
@@ -665,7 +665,7 @@ async fn errors_have_status_type_level_and_a_sentence() {
 async fn bounds_of_bodies_times_and_numbers_are_told_apart() {
     let upper =
         TestNode::named("top", 0, "limits: {peer_body: 1KiB, peer_requests: 2}\ncascade: {request_timeout: 1s}");
-    let _lower = answering(&upper, |request: Request<Incoming>| async move {
+    let _lower = answering(&upper, |request: Request<Body>| async move {
         match request.uri().path() {
             "/read" => {
                 Response::new(full(request.into_body().collect().await.map_or("broken".into(), |b| b.to_bytes())))
@@ -702,7 +702,7 @@ async fn bounds_of_bodies_times_and_numbers_are_told_apart() {
     drop(second);
 
     let upper = TestNode::named("top", 0, "cascade: {request_timeout: 1s}");
-    let _lower = answering(&upper, |_: Request<Incoming>| std::future::pending());
+    let _lower = answering(&upper, |_: Request<Body>| std::future::pending());
     until_linked(&upper, "raw").await;
     // The platform does not read what is sent: its fault, not the caller's.
     let (sender, sent) = channel(1);
@@ -851,7 +851,7 @@ async fn a_lower_that_answers_nonsense_is_an_error_of_its_own() {
     until_peer(&upper, "raw", "lost", |row| row["linked"] == false).await;
 
     // Too many headers, and one head larger than may be: that answer is bad, the link is not.
-    let lower = answering(&upper, |request: Request<Incoming>| async move {
+    let lower = answering(&upper, |request: Request<Body>| async move {
         let mut answer = Response::new(full("x"));
         match request.uri().path() {
             "/many" => answer.headers_mut().extend((0..65).map(|n| (X_MANY, n.into()))),
@@ -905,7 +905,7 @@ async fn only_who_may_reaches_platforms_and_the_platform_learns_who() {
     assert_eq!(as_user("reads", "/peer/raw/play/live/x.flv").await.status, 403);
     let (sender, mut seen) = mpsc::unbounded_channel();
     link.node.drain().await;
-    let _lower = Lower::keep_by(Some("lower"), upper.address(), "raw", move |request: Request<Incoming>| {
+    let _lower = Lower::keep_by(Some("lower"), upper.address(), "raw", move |request: Request<Body>| {
         let requester = request.headers().get("culvert-requester").map(|name| name.to_str().unwrap().to_string());
         if let Some(requester) = requester {
             sender.send(requester).unwrap();

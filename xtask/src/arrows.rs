@@ -3,7 +3,7 @@
 //! ```text
 //! media <- formats <- protocols/* <- node        hub <- cascade <- m7s <- node
 //! media <- hub     <- protocols/* <- node        link <- cascade
-//! net   <- protocols/*, link, node, bench
+//! net   <- protocols/*, link, m7s, node, bench
 //! ```
 //!
 //! It looks at direct edges between workspace members only; what comes from outside is for deny.toml.
@@ -78,7 +78,7 @@ impl Room {
             Protocol => &[Media, Formats, Hub, Net],
             Link => &[Net],
             Cascade => &[Media, Formats, Hub, Link],
-            M7s => &[Media, Formats, Hub, Link, Cascade],
+            M7s => &[Media, Formats, Net, Hub, Link, Cascade],
             Sim => &[Media, Formats, Hub, Net],
             Node => &[Media, Formats, Net, Hub, Link, Cascade, M7s, Protocol, Bench],
             Bench => &[Media, Formats, Net, Hub, Link, Cascade, M7s, Sim, Protocol],

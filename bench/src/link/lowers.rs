@@ -14,7 +14,7 @@ use culvert_cascade::catalogue::PATH;
 use culvert_link::{Board, Body, Service, State, Upper, UpperUrl, body, empty, keep};
 use culvert_net::DialOptions;
 use http::{Request, Response, StatusCode};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Frame;
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ struct Idle;
 struct Open(Option<Bytes>);
 
 impl Service for Idle {
-    fn call(&self, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+    fn call(&self, request: Request<Body>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         let mut response = Response::new(empty());
         if request.uri().path() == PATH {
             *response.body_mut() = body(Open(Some(Bytes::from_static(CATALOGUE.as_bytes()))));

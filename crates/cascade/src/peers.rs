@@ -4,6 +4,7 @@
 //! cleans up compares it first (security.md S1).
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -86,6 +87,7 @@ impl Drop for Room {
 struct Entry {
     generation: u64,
     link: Option<Link>,
+    carrier: &'static str,
     remote: SocketAddr,
     /// Since when it is linked, or lost.
     since: SystemTime,
@@ -99,6 +101,8 @@ struct Entry {
 pub struct PeerInfo {
     /// Its id.
     pub cid: Cid,
+    /// What its link is, or was: `h2`, or `m7s` for an old peer.
+    pub carrier: &'static str,
     /// Where its link comes from.
     pub remote: SocketAddr,
     /// Whether it can be asked.
@@ -129,7 +133,7 @@ impl PeerInfo {
             serial: platform.serial.clone(),
             linked: self.linked,
             unknown_since: self.unknown_since().map(catalogue::millis),
-            carrier: "h2".into(),
+            carrier: self.carrier.into(),
             rtt_ms: self.figures.and_then(|f| f.round_trip).map(|rtt| rtt.as_secs_f64() * 1000.0),
             streams: self.catalogue.streams().len(),
         }
@@ -175,10 +179,15 @@ impl Peers {
         Ok(Room(self.clone()))
     }
 
-    /// Runs the link of a platform until it ends. `conn` is what follows our 101; who it is was decided before.
-    pub async fn run(&self, cid: Cid, conn: Conn, room: Room) {
-        let remote = conn.remote();
-        let Accepted { link, driver } = accept(conn, self.0.limits.requests);
+    /// Runs the link of a platform until it ends; who it is was decided before.
+    pub async fn run(
+        &self,
+        cid: Cid,
+        remote: SocketAddr,
+        accepted: Accepted<impl Future<Output = String>>,
+        room: Room,
+    ) {
+        let Accepted { link, driver } = accepted;
         let generation = self.enter(&cid, link.clone(), remote);
         drop(room);
         if self.0.draining.is_cancelled() {
@@ -206,10 +215,27 @@ impl Peers {
         self.leave(&cid, generation, why, link.closed_with() == Some(FORGET));
     }
 
-    /// Spawns [`Peers::run`]; [`Peers::drained`] waits for it.
+    /// Spawns [`Peers::run`] on what follows our 101; [`Peers::drained`] waits for it.
     pub fn spawn(&self, cid: Cid, conn: Conn, room: Room) {
+        let remote = conn.remote();
+        self.spawn_other(cid, remote, accept(conn, self.0.limits.requests), room);
+    }
+
+    /// The same for a link that is carried by something else.
+    pub fn spawn_other(
+        &self,
+        cid: Cid,
+        remote: SocketAddr,
+        accepted: Accepted<impl Future<Output = String> + Send + 'static>,
+        room: Room,
+    ) {
         let peers = self.clone();
-        self.0.tasks.spawn(async move { peers.run(cid, conn, room).await });
+        self.0.tasks.spawn(async move { peers.run(cid, remote, accepted, room).await });
+    }
+
+    /// Most requests under way on one link.
+    pub fn requests(&self) -> usize {
+        self.0.limits.requests
     }
 
     fn enter(&self, cid: &Cid, link: Link, remote: SocketAddr) -> u64 {
@@ -228,8 +254,9 @@ impl Peers {
             None => (0, Catalogue::default()),
         };
         let since = SystemTime::now();
-        let entry =
-            Entry { generation, link: Some(link), remote, since, why_lost: String::new(), links: links + 1, catalogue };
+        let carrier = link.figures().carrier;
+        let (link, links, why_lost) = (Some(link), links + 1, String::new());
+        let entry = Entry { generation, link, carrier, remote, since, why_lost, links, catalogue };
         table.by_cid.insert(cid.clone(), entry);
         table.linked += 1;
         drop(table);
@@ -374,6 +401,7 @@ impl Entry {
     fn info(&self, cid: &Cid) -> PeerInfo {
         PeerInfo {
             cid: cid.clone(),
+            carrier: self.carrier,
             remote: self.remote,
             linked: self.link.is_some(),
             since: self.since,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use culvert_media::{Mux, StreamName, Time};
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,7 +17,7 @@ use crate::publisher::Publisher;
 use crate::reader::{Player, Subscriber};
 use crate::ring::RingLimits;
 use crate::session::{Registry, Session, SessionFigures, Source};
-use crate::stream::{Stream, StreamInfo, WISHES, Wish};
+use crate::stream::{End, Stream, StreamInfo, WISHES, Wish};
 
 /// How long a viewer waits for a publisher that has begun but not yet said what its tracks are.
 const TRACKS_WAIT: Duration = Duration::from_secs(10);
@@ -233,6 +233,27 @@ impl Hub {
         self.streams().get(name).filter(|stream| stream.lock().end.is_none()).cloned()
     }
 
+    /// How many watch a stream, and news of it. None: there is no such stream.
+    pub fn viewers(&self, name: &StreamName) -> Option<watch::Receiver<usize>> {
+        self.find(name).map(|stream| stream.audience.viewers.subscribe())
+    }
+
+    /// Ends a stream, and its publisher, unless somebody watches. Whoever asks to play in the same moment is either counted, and
+    /// the stream goes on, or finds it ended. False: it goes on.
+    pub fn end_unwatched(&self, name: &StreamName) -> bool {
+        let Some(stream) = self.find(name) else { return true };
+        let (generation, publisher) = {
+            let state = stream.lock();
+            (state.generation, state.publisher.clone())
+        };
+        if !stream.end_unwatched(generation, End::Finished) {
+            return stream.lock().end.is_some();
+        }
+        publisher.cancel();
+        self.remove(&stream);
+        true
+    }
+
     pub(crate) fn remove(&self, stream: &Arc<Stream>) {
         let mut streams = self.streams();
         // The map may hold a younger stream of that name already.
@@ -323,7 +344,7 @@ impl Hub {
 }
 
 /// Why an attempt failed; None when it ended without a word.
-async fn failure(failed: &mut tokio::sync::watch::Receiver<Option<Refusal>>) -> Option<Refusal> {
+async fn failure(failed: &mut watch::Receiver<Option<Refusal>>) -> Option<Refusal> {
     failed.wait_for(Option::is_some).await.map_or(None, |why| why.clone())
 }
 

@@ -121,7 +121,9 @@ pub struct UpperInfo {
     pub attempts: u64,
     /// Links that were made so far.
     pub links: u64,
-    /// Of the link that there is.
+    /// What the link is, or the last one was: `h2`, or `m7s` for an old upper.
+    pub carrier: Option<&'static str>,
+    /// Of the link that there is, where it is one of ours.
     pub figures: Option<LinkFigures>,
 }
 
@@ -139,6 +141,7 @@ impl Board {
             error: None,
             attempts: 0,
             links: 0,
+            carrier: None,
             figures: None,
         };
         Board(Mutex::new((info, None)))
@@ -181,8 +184,8 @@ pub enum KeepError {
     Upgrade(#[from] UpgradeError),
     /// It speaks the old protocol.
     #[error(
-        "the upper does not speak {PROTOCOL}: it is an old m7s upper (which this version cannot serve), or a gateway \
-         in front of it drops Sec-WebSocket-Protocol"
+        "the upper does not speak {PROTOCOL}: it is an old m7s upper, or a gateway in front of it drops \
+         Sec-WebSocket-Protocol"
     )]
     Old,
     /// There was a link, and it ended.
@@ -252,9 +255,16 @@ async fn attempt(
     let upgrade = Upgrade { host: &host, target: &target, protocol: Some(PROTOCOL), headers: &headers };
     let upgraded = connect(conn, &upgrade, STEP).await?;
     if upgraded.protocol.as_deref() != Some(PROTOCOL) {
-        return Err(KeepError::Old);
+        let Some(otherwise) = service.otherwise() else { return Err(KeepError::Old) };
+        board.set(State::Linked, None, None);
+        board.lock().0.carrier = Some(otherwise.carrier());
+        *live = Some(Instant::now());
+        tracing::info!(upper = %url, cid = %upper.cid, carrier = otherwise.carrier(), "linked");
+        let ended = otherwise.serve(upgraded.conn, stop.clone()).await;
+        return Err(KeepError::Ended(ended.map_or_else(|why| why, |()| "the upper ended the link".to_string())));
     }
     board.set(State::Linked, Some(shared.clone()), None);
+    board.lock().0.carrier = Some("h2");
     *live = Some(Instant::now());
     tracing::info!(upper = %url, cid = %upper.cid, "linked");
     let ended = serve(upgraded.conn, service.clone(), shared.clone(), stop).await;

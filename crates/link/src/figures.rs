@@ -46,6 +46,8 @@ struct Words {
 /// Figures of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkFigures {
+    /// What carries it: `h2`, or `m7s` for an old peer.
+    pub carrier: &'static str,
     /// When it was made.
     pub since: SystemTime,
     /// Bytes that went out, with all framing but TLS.
@@ -178,6 +180,7 @@ impl Shared {
     pub(crate) fn figures(&self) -> LinkFigures {
         let micros = self.round_trip_micros.load(Ordering::Relaxed);
         LinkFigures {
+            carrier: "h2",
             since: self.since,
             sent_bytes: self.sent.load(Ordering::Relaxed),
             received_bytes: self.received.load(Ordering::Relaxed),

@@ -15,20 +15,22 @@ mod dial;
 mod figures;
 mod handle;
 mod pieces;
+mod request;
 mod retry;
 mod serve;
 #[cfg(test)]
 mod tests;
 
-pub use accept::{Accepted, Answer, Link, LinkError, accept};
+pub use accept::{Accepted, accept};
 pub use backoff::Backoff;
 pub use culvert_net::Conn;
 pub use culvert_net::ws::accept_key;
 pub use dial::{Board, KeepError, State, Upper, UpperInfo, UpperUrl, keep};
 pub use figures::LinkFigures;
 pub use pieces::{Place, Sender, Unwanted, channel};
+pub use request::{Answer, BoxFuture, Link, LinkError, Other};
 pub use retry::RetryHint;
-pub use serve::{Body, BoxError, News, Remote, Service, body, empty};
+pub use serve::{Body, BoxError, News, Otherwise, Remote, Service, body, empty};
 
 /// What is offered when a link is dialled (`Sec-WebSocket-Protocol`).
 pub const PROTOCOL: &str = "culvert.h2";
@@ -44,7 +46,7 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// As large as there is: streams are the only brake, or some that are not read would stop all others.
 const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 /// What one body may have in HTTP/2's queue. What is to be skipped when it becomes stale must not be there: see [`channel`].
-const SEND_BUFFER: usize = 128 << 10;
+const SEND_BUFFER: usize = 130_560;
 /// Most bytes of a frame of a body on a slow path: what is begun goes out whole, and all others wait.
 const FRAME: usize = 16 << 10;
 /// Most bytes of any frame. Fewer and larger ones cost less, where they are gone in a moment.

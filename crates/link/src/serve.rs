@@ -2,9 +2,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -24,6 +22,7 @@ use crate::carrier::{Carrier, Woken};
 use crate::figures::Shared;
 use crate::handle::{self, Handle, Lent, lock};
 use crate::pieces::Cut;
+use crate::request::BoxFuture;
 use crate::{CONNECTION_WINDOW, HEAD, LARGEST_FRAME, SEND_BUFFER, STREAM_WINDOW, STREAMS};
 
 /// Whatever a body fails with.
@@ -76,7 +75,20 @@ impl News {
 /// `hyper::upgrade::on` gives its bytes.
 pub trait Service: Send + Sync + 'static {
     /// Answers one. Dropped when the upper no longer wants it.
-    fn call(&self, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+    fn call(&self, request: Request<Body>) -> BoxFuture<'static, Response<Body>>;
+
+    /// What serves an upper that takes our dial and not [`crate::PROTOCOL`]. None: it is dialled again and again.
+    fn otherwise(&self) -> Option<Arc<dyn Otherwise>> {
+        None
+    }
+}
+
+/// What serves an upper that takes our dial and not [`PROTOCOL`].
+pub trait Otherwise: Send + Sync + 'static {
+    /// What its links are, in the API.
+    fn carrier(&self) -> &'static str;
+    /// Serves it on what follows its 101, until it ends or `stop`. The error, a sentence, says why it is lost.
+    fn serve(&self, conn: Conn, stop: CancellationToken) -> BoxFuture<'static, Result<(), String>>;
 }
 
 /// What is said then (RFC 6455 7.4.1).
@@ -141,7 +153,7 @@ async fn answer(lent: &Lent, served: &Served, stop: &CancellationToken) -> Resul
     let answer = hyper::service::service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(*remote);
         request.extensions_mut().insert(news.clone());
-        let (answer, shared) = (service.call(request), shared.clone());
+        let (answer, shared) = (service.call(request.map(body)), shared.clone());
         async move { Ok::<_, Infallible>(answer.await.map(|body| Cut::new(body, shared))) }
     });
     let (handle, _back) = Handle::of(lent);

@@ -4,7 +4,6 @@ use std::sync::Mutex;
 
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use tokio::io::{AsyncWriteExt, duplex};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,7 @@ type Answering = std::pin::Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
 struct Echo(Mutex<Option<News>>);
 
 impl Service for Echo {
-    fn call(&self, request: Request<Incoming>) -> Answering {
+    fn call(&self, request: Request<Body>) -> Answering {
         *self.0.lock().unwrap() = request.extensions().get::<News>().cloned();
         Box::pin(async move {
             if request.uri().path() == "/slow" {

@@ -200,7 +200,8 @@ fn film(camera: &cli::Camera) -> Result<(), Failed> {
             if matches!(url.scheme(), "ws" | "wss") {
                 let cid = Cid::parse(CAMERA_CID).expect("a constant in the grammar");
                 let dial = DialOptions { tls: Some(trust), ..DialOptions::default() };
-                let push = Push { url, cid: &cid, dial: &dial, token: None, silence: CAMERA_SILENCE, on_demand: false };
+                let (silence, before_tags) = (CAMERA_SILENCE, &culvert_m7s::push::SLOT);
+                let push = Push { url, cid: &cid, dial: &dial, token: None, silence, on_demand: false, before_tags };
                 let news = |news| match news {
                     PushNews::Begun { .. } => on_air(),
                     PushNews::Resting | PushNews::Resumed => {}

@@ -57,7 +57,8 @@ impl Node {
         let pulls = Pulls::new(hub.clone(), config.pull.clone(), dial.clone(), silence, stop.clone());
         let links = config.limits.links.get().min(descriptors() / 10 * 7);
         let parts = cascade::Parts::new(config, &identity, &hub, links, &stop);
-        let demands = Demands { pulls: pulls.clone(), relays: parts.relays.clone() };
+        let old_lowers = parts.old_lowers.clone();
+        let demands = Demands { pulls: pulls.clone(), old_lowers, relays: parts.relays.clone() };
         let gate = Gate::new(hub.clone(), guard.clone(), Arc::new(demands));
         let cascade = Cascade::new(config, &identity, parts, guard.clone(), hub.clone(), pulls.clone())?;
         let routes = Routes::new(dial, cascade.dialled());

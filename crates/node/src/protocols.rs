@@ -21,7 +21,7 @@ impl Protocols {
         Protocols {
             hub: gate.hub().clone(),
             rtmp: Rtmp::new(gate.clone(), pace, limits),
-            live: Live::new(gate.clone(), pace),
+            live: Live::new(gate.clone(), pace, culvert_m7s::push::without_doubled_headers),
         }
     }
 }

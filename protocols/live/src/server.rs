@@ -32,6 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Live {
     pub(crate) gate: Gate,
     pub(crate) pace: Pace,
+    /// Makes WebSocket frames of what a pusher sends that is none of ours.
+    pub(crate) foreign_push: fn(Conn) -> Conn,
 }
 
 /// What a request shows of who sends it.
@@ -76,9 +78,10 @@ impl<'a> Sender<'a> {
 }
 
 impl Live {
-    /// Viewers come in by this gate and are written to at this pace.
-    pub fn new(gate: Gate, pace: Pace) -> Live {
-        Live { gate, pace }
+    /// Viewers come in by this gate and are written to at this pace. `foreign_push` makes WebSocket frames (RFC 6455) of what a pusher
+    /// sends that is none of ours; what it cannot is an [`std::io::ErrorKind::InvalidData`].
+    pub fn new(gate: Gate, pace: Pace, foreign_push: fn(Conn) -> Conn) -> Live {
+        Live { gate, pace, foreign_push }
     }
 
     /// Whether [`Live::serve`] answers this head: a plain `GET` of one of our URLs.

@@ -28,7 +28,7 @@ pub const MOST_PEERS: usize = 10_000;
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "item", rename_all = "snake_case")]
-pub(crate) enum Line {
+pub enum Line {
     /// A snapshot begins: what was known before is no more, once it is whole.
     Snapshot {
         /// Grows with every line that changes something.

@@ -75,7 +75,7 @@ impl Fault {
             Fault::Link(_, LinkError::Lost(_)) => (StatusCode::BAD_GATEWAY, "link-lost"),
             Fault::Link(_, LinkError::Broken(_)) | Fault::BadAnswer(..) => (StatusCode::BAD_GATEWAY, "bad-answer"),
             Fault::Link(_, LinkError::Busy(_)) => (StatusCode::SERVICE_UNAVAILABLE, "link-busy"),
-            Fault::Silent(..) => (StatusCode::GATEWAY_TIMEOUT, "no-answer"),
+            Fault::Silent(..) | Fault::Link(_, LinkError::Silent(_)) => (StatusCode::GATEWAY_TIMEOUT, "no-answer"),
             Fault::Stalled(_) => (StatusCode::REQUEST_TIMEOUT, "body-stalled"),
             Fault::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             Fault::TooManyHeaders(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-many-headers"),

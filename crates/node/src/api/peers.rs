@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use axum::response::Json;
 use culvert_cascade::PeerInfo;
 use culvert_cascade::catalogue::{Catalogue, PeerItem, StreamItem, from_millis};
-use culvert_link::LinkFigures;
+use culvert_link::{LinkFigures, State as LinkState};
 use culvert_media::{Cid, StreamName};
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ fn peer(info: &PeerInfo) -> Value {
         "since": rfc3339(info.since),
         "unknown_since": info.unknown_since().map(rfc3339),
         "error": info.error,
-        "carrier": "h2",
+        "carrier": info.carrier,
         "remote": info.remote.to_string(),
         "rtt_ms": millis_of(info.figures.as_ref()),
         "links": info.links,
@@ -138,12 +138,12 @@ pub(super) async fn uppers(State(api): State<Api>, caller: Caller, At(at): At) -
             json!({
                 "url": upper.url,
                 "state": upper.state.name(),
-                "linked": upper.figures.is_some(),
+                "linked": upper.state == LinkState::Linked,
                 "since": rfc3339(upper.since),
                 "error": upper.error,
                 "attempts": upper.attempts,
                 "links": upper.links,
-                "carrier": "h2",
+                "carrier": upper.carrier,
                 "rtt_ms": millis_of(upper.figures.as_ref()),
                 "link": upper.figures.as_ref().map(link),
             })

@@ -77,6 +77,11 @@ impl Guard {
         rules.admit_link(owner, dialler, is_own_page(dialler.site), cid)
     }
 
+    /// Whether an old peer may link to this node as the platform `cid`.
+    pub fn admit_old(&self, remote: IpAddr, cid: &Cid) -> Result<(), Refusal> {
+        self.rules.load().admit_old(remote, cid)
+    }
+
     fn identify(&self, rules: &Rules, remote: IpAddr, credentials: &Credentials) -> Result<Identity, Refusal> {
         let Some(secret) = &credentials.secret else {
             return identify(rules, remote, credentials);
@@ -122,8 +127,16 @@ impl Policy for Guard {
             origin: ask.origin.as_deref(),
             upper: ask.upper.as_ref(),
         };
-        let verdict = self.check(&shown, action, stream);
-        let wait = self.rules.load().wait_for_stream;
+        let rules = self.rules.load();
+        let nobody = ask.credentials.secret.is_none() && ask.upper.is_none();
+        let old = (action == Action::Publish && ask.protocol == "ws-flv" && nobody)
+            .then(|| rules.old_pusher(ask.remote.ip(), &ask.stream))
+            .flatten();
+        let verdict = match old {
+            Some(old) => authorize(&rules, &old, action, stream).map(|()| old),
+            None => self.check(&shown, action, stream),
+        };
+        let wait = rules.wait_for_stream;
         let grant = verdict.map(|identity| Grant { identity: (&identity).into(), wait });
         Box::pin(std::future::ready(grant))
     }

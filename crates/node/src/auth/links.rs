@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use culvert_hub::{Credentials, Refusal};
-use culvert_media::Cid;
+use culvert_media::{Cid, StreamName};
 
 use super::{Identity, Rules, joined};
 
@@ -45,7 +45,7 @@ impl Rules {
                 "this is the token of the user {name}, which is not for linking; {HOW}"
             ))),
             // Nobody's token: they come of an address or a link.
-            Some(Identity::Anonymous | Identity::Loopback | Identity::Upper(_)) | None => {
+            Some(Identity::Anonymous | Identity::Loopback | Identity::Upper(_) | Identity::Old(_)) | None => {
                 self.admit_without_token(dialler, own_site, cid)
             }
         }
@@ -78,5 +78,44 @@ impl Rules {
             )));
         }
         Err(Refusal::Unauthorized(format!("the platform {cid} needs a token to link here; {HOW}")))
+    }
+
+    /// Whether an old peer at this address may have this id, which it cannot prove (security.md S2).
+    pub(super) fn admit_old(&self, remote: IpAddr, cid: &Cid) -> Result<(), Refusal> {
+        if self.has_credential(cid) {
+            return Err(Refusal::Forbidden(format!(
+                "the platform {cid} has a row in cascade.lowers.admit, so nobody gets this id without its token or certificate"
+            )));
+        }
+        if self.old_peers.admit(remote, cid) {
+            return Ok(());
+        }
+        let how = if self.old_peers.is_on() {
+            "add a row for this id and network to cascade.lowers.old_peers"
+        } else {
+            "set cascade.lowers.old_peers to let m7s peers in"
+        };
+        Err(Refusal::Unauthorized(format!("the old peer {cid} is not let in from {}; {how}", remote.to_canonical())))
+    }
+
+    /// Whether somebody has a credential for this id.
+    fn has_credential(&self, cid: &Cid) -> bool {
+        let by_token = self.lowers.iter().flat_map(|lower| lower.cids.iter());
+        by_token.chain(self.by_certificate.iter()).any(|pattern| pattern.matches(cid))
+    }
+
+    /// As whom an old peer may push a stream of this name: under an id that ends it and that it may have, while no id that
+    /// ends it belongs to somebody else.
+    pub(super) fn old_pusher(&self, remote: IpAddr, stream: &StreamName) -> Option<Identity> {
+        if !self.old_peers.is_on() {
+            return None;
+        }
+        let name = stream.as_str();
+        let cids = name.match_indices('-').filter_map(|(at, _)| Cid::parse(name.get(at + 1..)?).ok());
+        let cids: Vec<Cid> = cids.filter(|cid| stream.without_cid(cid).is_some()).collect();
+        if cids.iter().any(|cid| self.has_credential(cid)) {
+            return None;
+        }
+        cids.into_iter().find(|cid| self.old_peers.admit(remote, cid)).map(Identity::Old)
     }
 }

@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use culvert_hub::{Credentials, Refusal};
-use culvert_media::StreamName;
+use culvert_media::{Cid, StreamName};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 pub use self::guard::{Guard, Shown};
 pub use self::links::Dialler;
 pub use crate::config::Action;
-use crate::config::{AdminToken, CidPattern, Config, Permission};
+use crate::config::{AdminToken, CidPattern, Config, OldPeers, Permission};
 
 /// Who somebody is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -38,6 +38,8 @@ pub enum Identity {
     Upper(Arc<str>),
     /// A platform below, by a token of `cascade.lowers.admit`, which is for these ids.
     Lower(Arc<[CidPattern]>),
+    /// An old peer of `cascade.lowers.old_peers`, which pushes under this id. It shows no more than its address.
+    Old(Cid),
 }
 
 impl From<&Identity> for culvert_hub::Identity {
@@ -52,6 +54,8 @@ impl From<&Identity> for culvert_hub::Identity {
             Identity::Upper(name) => culvert_hub::Identity::proven(&format!("upper:{name}")),
             // Whoever may have an id may take over its streams, as he may take over its link.
             Identity::Lower(cids) => culvert_hub::Identity::proven(&format!("lower:{}", joined(cids))),
+            // Likewise: its push that comes back must not wait for one that is half-open (OLD_PEERS.md 5, line 11).
+            Identity::Old(cid) => culvert_hub::Identity::proven(&format!("m7s:{cid}")),
         }
     }
 }
@@ -85,6 +89,7 @@ pub struct Rules {
     lowers: Arc<[Lower]>,
     /// The ids for which `cascade.lowers.admit` has rows without a token.
     by_certificate: Arc<[CidPattern]>,
+    old_peers: OldPeers,
     wait_for_stream: Duration,
 }
 
@@ -155,6 +160,7 @@ impl Rules {
             users: users.collect(),
             lowers: lowers.into_iter().map(|(token, cids)| Lower { token, cids: cids.into() }).collect(),
             by_certificate: by_certificate.into(),
+            old_peers: config.cascade.lowers.old_peers.clone(),
             wait_for_stream: config.limits.wait_for_stream.get(),
         }
     }
@@ -246,6 +252,12 @@ pub fn authorize(rules: &Rules, identity: &Identity, action: Action, resource: R
             Action::Publish => {
                 Err(Refusal::Forbidden(format!("{name} is an upper of this node; it may not publish here")))
             }
+        },
+        Identity::Old(cid) => match resource {
+            Resource::Stream(name) if action == Action::Publish && name.without_cid(cid).is_some() => Ok(()),
+            Resource::Stream(_) | Resource::Node => Err(Refusal::Forbidden(format!(
+                "an old peer may push streams whose names end in -{cid}; this is {what} of {resource}"
+            ))),
         },
         Identity::Lower(cids) => {
             let own = match resource {

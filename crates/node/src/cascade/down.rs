@@ -8,11 +8,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body as HttpBody;
 use culvert_cascade::{REQUESTER, check, level, problem};
-use culvert_link::{Body, Remote as LinkRemote, Service, body};
+use culvert_link::{Body, Otherwise, Remote as LinkRemote, Service, body};
 use culvert_live::Remote;
+use culvert_m7s::upper::OldUppers;
+use culvert_m7s::wire::control::Info;
 use http::header::{CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use tower::ServiceExt;
 
@@ -22,6 +23,7 @@ use super::Cascade;
 /// is made of it.
 const KEY: &str = "Y3VsdmVydC1vdmVyLWgyLg==";
 
+#[derive(Clone)]
 pub(super) struct Down {
     cascade: Cascade,
     router: Router,
@@ -35,13 +37,23 @@ impl Down {
 }
 
 impl Service for Down {
-    fn call(&self, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+    fn call(&self, request: Request<Body>) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
         let (cascade, router, upper) = (self.cascade.clone(), self.router.clone(), self.upper.clone());
         Box::pin(answer(cascade, router, upper, request))
     }
+
+    fn otherwise(&self) -> Option<Arc<dyn Otherwise>> {
+        let platform = &self.cascade.0.below.platform;
+        let info = Info {
+            cid: self.cascade.0.peers.cid().to_string(),
+            name: platform.name.clone(),
+            serial: platform.serial.clone().unwrap_or_default(),
+        };
+        Some(Arc::new(OldUppers::new(info, Arc::new(self.clone()))))
+    }
 }
 
-async fn answer(cascade: Cascade, router: Router, upper: Arc<str>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(cascade: Cascade, router: Router, upper: Arc<str>, request: Request<Body>) -> Response<Body> {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_string();
     let requester = request.headers().get(REQUESTER).and_then(|name| name.to_str().ok()).unwrap_or("the upper");
     let level = level(request.headers(), cascade.0.peers.cid());

@@ -18,6 +18,7 @@ use culvert_cascade::catalogue::{Below, Platform, millis};
 use culvert_cascade::{OnDemand, PeerLimits, Peers, Proxy, Relays};
 use culvert_hub::{Demand, Gate, Hub, Starting};
 use culvert_link::{Board, Upper, UpperInfo, UpperUrl, keep};
+use culvert_m7s::OldLowers;
 use culvert_media::StreamName;
 use culvert_net::{DialOptions, Proxy as DialProxy, tls};
 use tokio_util::sync::CancellationToken;
@@ -32,12 +33,15 @@ use crate::relays::Pulls;
 /// Streams that start with their first viewer, wherever they come from.
 pub(crate) struct Demands {
     pub(crate) pulls: Pulls,
+    pub(crate) old_lowers: OldLowers,
     pub(crate) relays: Relays,
 }
 
 impl Demand for Demands {
     fn start(&self, stream: &StreamName) -> Option<Starting> {
-        self.pulls.start(stream).or_else(|| self.relays.start(stream))
+        // An old lower has no relay; its streams are pushed.
+        let from_below = || self.old_lowers.start(stream).or_else(|| self.relays.start(stream));
+        self.pulls.start(stream).or_else(from_below)
     }
 }
 
@@ -49,6 +53,7 @@ struct Inner {
     guard: Arc<Guard>,
     /// The platforms below.
     peers: Peers,
+    old_lowers: OldLowers,
     proxy: Proxy,
     below: Below,
     uppers: Vec<(Upper, Arc<Board>)>,
@@ -59,6 +64,7 @@ struct Inner {
 /// What the cascade is made of before there is a gate.
 pub(crate) struct Parts {
     pub(crate) peers: Peers,
+    pub(crate) old_lowers: OldLowers,
     pub(crate) relays: Relays,
 }
 
@@ -75,7 +81,9 @@ impl Parts {
         let times = &config.cascade.on_demand;
         let times =
             OnDemand { grace: times.grace.get(), start_timeout: times.start_timeout.get(), hold: times.hold.get() };
-        Parts { relays: Relays::new(hub.clone(), peers.clone(), times, stop.clone()), peers }
+        let request = config.cascade.request_timeout.get();
+        let old_lowers = OldLowers::new(hub.clone(), peers.clone(), times, request, stop.clone());
+        Parts { relays: Relays::new(hub.clone(), peers.clone(), times, stop.clone()), old_lowers, peers }
     }
 }
 
@@ -106,6 +114,7 @@ impl Cascade {
         Ok(Cascade(Arc::new(Inner {
             guard,
             peers,
+            old_lowers: parts.old_lowers,
             proxy,
             below,
             uppers: uppers?,

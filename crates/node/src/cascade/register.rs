@@ -28,21 +28,24 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// What a lower is told to wait that is one too many.
 const RETRY_AFTER: &str = "30";
 
-/// Whether this target, path and query, is where lowers dial, behind whatever context path. What is behind `/peer/` is
-/// asked of that platform.
-fn claims(target: &str) -> Option<&str> {
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    (path.ends_with(REGISTER) && !path.starts_with("/peer/")).then_some(query)
+/// Whether this target, path and query, is where lowers dial, behind whatever context path; which that is, and the query. What is
+/// behind `/peer/` is asked of that platform.
+fn claims(target: &str) -> Option<(&str, &str)> {
+    let (path, query) = target.split_once('?').or_else(|| culvert_m7s::register::split(target)).unwrap_or((target, ""));
+    let context = path.strip_suffix(REGISTER)?;
+    (!path.starts_with("/peer/")).then_some((context, query))
 }
 
 /// What a dialling lower shows.
 struct Shown<'a> {
     remote: std::net::SocketAddr,
+    context: &'a str,
     query: &'a str,
     authorization: Option<&'a str>,
     host: Option<&'a str>,
     has_origin: bool,
     forwarded: bool,
+    secure: bool,
     upgrade: bool,
     key: Option<&'a str>,
     protocols: bool,
@@ -54,6 +57,14 @@ struct Yes {
     cid: Cid,
     accept: String,
     room: Room,
+    /// An old peer, which reaches this node at that URL.
+    old: Option<String>,
+}
+
+impl Yes {
+    fn protocol(&self) -> Option<&'static str> {
+        self.old.is_none().then_some(PROTOCOL)
+    }
 }
 
 /// A no, before the 101.
@@ -75,13 +86,16 @@ impl Cascade {
     pub(crate) async fn register(&self, mut conn: Conn, head: Head) {
         conn.consume(head.bytes);
         let answer = match self.admit_head(&conn, &head) {
-            Ok(Yes { cid, accept, room }) => {
-                let yes = format!(
+            Ok(yes) => {
+                let protocol =
+                    yes.protocol().map_or(String::new(), |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
+                let hello = format!(
                     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                     Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
+                     Sec-WebSocket-Accept: {}\r\n{protocol}\r\n",
+                    yes.accept
                 );
-                if matches!(timeout(FAREWELL, conn.write_all(yes.as_bytes())).await, Ok(Ok(()))) {
-                    self.0.peers.spawn(cid, conn, room);
+                if matches!(timeout(FAREWELL, conn.write_all(hello.as_bytes())).await, Ok(Ok(()))) {
+                    self.begin(yes, conn);
                 }
                 return;
             }
@@ -103,15 +117,27 @@ impl Cascade {
         timeout(FAREWELL, words).await.ok();
     }
 
+    /// Spawns the link's task.
+    fn begin(&self, yes: Yes, conn: Conn) {
+        let Yes { cid, room, old, .. } = yes;
+        match old {
+            None => self.0.peers.spawn(cid, conn, room),
+            Some(url) => self.0.old_lowers.spawn(cid, url, conn, room),
+        }
+    }
+
     fn admit_head(&self, conn: &Conn, head: &Head) -> Result<Yes, No> {
         let certificate = |name: &str| conn.client_certificate_is_for(name);
+        let (context, query) = claims(&head.target).unwrap_or_default();
         let shown = Shown {
             remote: conn.remote(),
-            query: claims(&head.target).unwrap_or_default(),
+            context,
+            query,
             authorization: head.header("authorization"),
             host: head.header("host"),
             has_origin: head.header("origin").is_some(),
             forwarded: FORWARDED.iter().any(|name| head.header(name).is_some()),
+            secure: conn.is_secure() || head.header("x-forwarded-proto") == Some("https"),
             upgrade: head.lists("connection", "upgrade") && head.lists("upgrade", "websocket"),
             key: head.header("sec-websocket-key").filter(|_| head.header("sec-websocket-version") == Some("13")),
             protocols: head.lists("sec-websocket-protocol", PROTOCOL),
@@ -138,32 +164,42 @@ impl Cascade {
         let cid = parameter(shown.query, "cid");
         let cid = cid.ok_or_else(|| No(400, "no-cid", "a link needs ?cid=ID, the id of the platform".into()))?;
         let cid = Cid::parse(&cid).map_err(|why| No(400, "bad-cid", why.to_string()))?;
-        let credentials = Credentials::from_http(shown.authorization, shown.query);
-        let site = site(None, shown.host, shown.forwarded);
-        let dialler = Dialler {
-            remote: shown.remote.ip(),
-            credentials: &credentials,
-            has_origin: shown.has_origin,
-            site: &site,
-            certificate: shown.certificate,
-        };
-        self.0.guard.admit_link(&dialler, &cid)?;
+        let old = !shown.protocols;
+        if old && shown.has_origin {
+            return Err(No(403, "origin", "a link is not made by web pages: this request has an Origin header".into()));
+        }
+        if old && shown.upgrade {
+            // It has no way to show a credential, so what is asked of it is another question.
+            self.0.guard.admit_old(shown.remote.ip(), &cid)?;
+        } else {
+            let credentials = Credentials::from_http(shown.authorization, shown.query);
+            let site = site(None, shown.host, shown.forwarded);
+            self.0.guard.admit_link(
+                &Dialler {
+                    remote: shown.remote.ip(),
+                    credentials: &credentials,
+                    has_origin: shown.has_origin,
+                    site: &site,
+                    certificate: shown.certificate,
+                },
+                &cid,
+            )?;
+        }
         let Some(key) = shown.key.filter(|_| shown.upgrade) else {
             let why =
                 "a link is a WebSocket (RFC 6455, version 13); a gateway in front must pass Upgrade and Connection on";
             return Err(No(426, "no-upgrade", why.into()));
         };
-        if !shown.protocols {
-            let why =
-                format!("a link speaks {PROTOCOL} (Sec-WebSocket-Protocol); old m7s peers are not in this version");
-            return Err(No(400, "old-peer", why));
-        }
         if cid == *self.0.peers.cid() {
             let why = format!("{cid} is this node's own id; give the lower node another one (node.cid)");
             return Err(No(409, "own-id", why));
         }
         let room = self.0.peers.room(&cid).map_err(|why| No(503, "no-room", why))?;
-        Ok(Yes { cid, accept: accept_key(key), room })
+        let old = old.then(|| {
+            let scheme = if shown.secure { "wss" } else { "ws" };
+            format!("{scheme}://{}{}", shown.host.unwrap_or_default(), shown.context)
+        });
+        Ok(Yes { cid, accept: accept_key(key), room, old })
     }
 }
 
@@ -184,15 +220,19 @@ async fn by_library(
 ) -> Response {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_string();
     // An upper does not link to its own lower through the link.
-    let Some(query) = claims(&target).filter(|_| remote.upper.is_none()) else { return next.run(request).await };
+    let Some((context, query)) = claims(&target).filter(|_| remote.upper.is_none()) else {
+        return next.run(request).await;
+    };
     let headers = request.headers();
     let shown = Shown {
         remote: remote.address,
+        context,
         query,
         authorization: text(headers, &header::AUTHORIZATION),
         host: text(headers, &header::HOST),
         has_origin: headers.contains_key(header::ORIGIN),
         forwarded: request.version() == Version::HTTP_10 || FORWARDED.iter().any(|name| headers.contains_key(*name)),
+        secure: remote.secure || headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https"),
         upgrade: lists(headers, &header::CONNECTION, "upgrade") && lists(headers, &header::UPGRADE, "websocket"),
         key: text(headers, &header::SEC_WEBSOCKET_KEY)
             .filter(|_| text(headers, &header::SEC_WEBSOCKET_VERSION) == Some("13")),
@@ -200,20 +240,21 @@ async fn by_library(
         certificate: None,
     };
     let response = match cascade.admit(&shown) {
-        Ok(Yes { cid, accept, room }) => {
-            tokio::spawn(async move {
-                if let Ok(upgraded) = hyper::upgrade::on(request).await {
-                    let conn = Conn::other(TokioIo::new(upgraded), remote.address, remote.secure);
-                    cascade.0.peers.spawn(cid, conn, room);
-                }
-            });
-            Response::builder()
+        Ok(yes) => {
+            let mut response = Response::builder()
                 .status(StatusCode::SWITCHING_PROTOCOLS)
                 .header(header::UPGRADE, "websocket")
                 .header(header::CONNECTION, "Upgrade")
-                .header(header::SEC_WEBSOCKET_ACCEPT, accept)
-                .header(header::SEC_WEBSOCKET_PROTOCOL, PROTOCOL)
-                .body(Body::empty())
+                .header(header::SEC_WEBSOCKET_ACCEPT, &yes.accept);
+            if let Some(protocol) = yes.protocol() {
+                response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+            }
+            tokio::spawn(async move {
+                if let Ok(upgraded) = hyper::upgrade::on(request).await {
+                    cascade.begin(yes, Conn::other(TokioIo::new(upgraded), remote.address, remote.secure));
+                }
+            });
+            response.body(Body::empty())
         }
         Err(No(status, kind, detail)) => {
             let refused = Response::builder().status(status).header(header::CONTENT_TYPE, PROBLEM_TYPE);

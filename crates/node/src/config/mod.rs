@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::auth::{Action, Auth, Permission, TokenHash, User};
 pub use self::cascade::{
-    Admit, Allow, AllowRule, Cascade, CidPattern, Lowers, Pin, ProxyUrl, RelayTimes, Secret, TargetName, TargetUrl,
-    Upper, UpperUrl, Uppers,
+    Admit, Allow, AllowRule, Cascade, CidPattern, Lowers, Network, OldPeer, OldPeers, Pin, ProxyUrl, RelayTimes,
+    Secret, TargetName, TargetUrl, Upper, UpperUrl, Uppers,
 };
 pub use self::glob::Glob;
 pub use self::identity::{AdminToken, IdentityError, NodeIdentity};

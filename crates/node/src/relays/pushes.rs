@@ -202,11 +202,12 @@ impl Pushes {
                 () = stop.cancelled() => return,
             };
             board.set(Doing::Starting, None);
-            let mut live = None;
+            let (mut live, mut old) = (None, false);
             let session = feed.session().figures().clone();
             let news = |news| match news {
                 PushNews::Begun { tells } => {
                     live.get_or_insert_with(Instant::now);
+                    old = !tells && matches!(order.url.url().scheme(), "ws" | "wss");
                     board.set(Doing::Live, None);
                     if order.on_demand && !tells && !std::mem::replace(&mut warned, true) {
                         tracing::info!(%stream, %url, "the target does not say whether anybody watches: sending always");
@@ -230,6 +231,8 @@ impl Pushes {
             // A session that was cancelled through the API is tried again like any other end.
             let Ended::Failed(why, left_alone) = ended else { continue };
             tracing::warn!(%stream, %url, %why, "push failed");
+            // An old upper is ended by a second push of a name whose first it still holds.
+            let left_alone = if old { Some(culvert_m7s::push::PAUSE) } else { left_alone };
             let wait = backoff.after(live).max(left_alone.unwrap_or_default());
             let may_retry = match order.retry {
                 Retry::Forever => true,
@@ -253,7 +256,8 @@ impl Pushes {
         let (url, silence) = (order.url.url(), self.0.silence);
         if matches!(url.scheme(), "ws" | "wss") {
             let (dial, token) = self.0.routes.to(url);
-            let push = culvert_live::Push { url, cid: &self.0.cid, dial, token, silence, on_demand: order.on_demand };
+            let (cid, on_demand, before_tags) = (&self.0.cid, order.on_demand, &culvert_m7s::push::SLOT);
+            let push = culvert_live::Push { url, cid, dial, token, silence, on_demand, before_tags };
             return match culvert_live::push(&push, feed, news).await {
                 Ok(()) | Err(PushError::SourceEnded(_)) => Ended::Source,
                 Err(error) => Ended::Failed(error.to_string(), error.retry_after()),

@@ -114,6 +114,7 @@ impl Live {
     /// Spawns what reads the pusher to its end.
     fn begin_push(&self, conn: Conn, admitted: Admitted) {
         let hub = self.gate.hub();
+        let conn = if admitted.ours { conn } else { (self.foreign_push)(conn) };
         // A task of its own: the one that read the request is as large as the largest protocol.
         hub.spawn(Box::pin(receive(conn, admitted.publisher, admitted.ours, self.pace.stall, hub.clone())));
     }

@@ -35,7 +35,10 @@ enum Fault {
     #[error(transparent)]
     Flv(#[from] flv::Error),
     #[error(transparent)]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
+    /// What stands between us and the socket cannot make WebSocket frames of what comes.
+    #[error("{0}")]
+    Framing(std::io::Error),
     #[error("a text message; pushes are binary")]
     Text,
     #[error("no media within {} s", FIRST_MEDIA.as_secs())]
@@ -46,11 +49,18 @@ enum Fault {
     Deaf,
 }
 
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Fault {
+        if error.kind() == std::io::ErrorKind::InvalidData { Fault::Framing(error) } else { Fault::Io(error) }
+    }
+}
+
 impl Fault {
     /// The status to close with (RFC 6455 7.4.1), and a stable word for counters.
     fn words(&self) -> (u16, &'static str) {
         match self {
             Fault::Ws(fault) => (fault.status(), "protocol"),
+            Fault::Framing(_) => (1002, "protocol"),
             Fault::Flv(_) => (1007, "media"),
             Fault::Io(_) => (1002, "io"),
             Fault::Text => (1003, "text"),

@@ -42,6 +42,8 @@ pub struct Push<'a> {
     pub silence: Duration,
     /// Rest while the server says that nobody watches.
     pub on_demand: bool,
+    /// Whole frames that go before each tag but the first, to a server that is none of ours. Empty: none.
+    pub before_tags: &'a [u8],
 }
 
 /// What becomes of a push.
@@ -135,6 +137,9 @@ struct Sending {
     /// And we obey.
     obeys: bool,
     flow: Flow,
+    before_tags: Vec<u8>,
+    /// A tag was sent.
+    begun: bool,
     /// None until the first tracks.
     writer: Option<TagWriter>,
     time_ms: u32,
@@ -178,6 +183,8 @@ impl Sending {
             tells,
             obeys: tells && push.on_demand,
             flow: Flow::On,
+            before_tags: if tells { Vec::new() } else { push.before_tags.to_vec() },
+            begun: false,
             writer: None,
             time_ms: 0,
             silence: push.silence,
@@ -284,13 +291,20 @@ impl Sending {
         if tag.is_empty() {
             return Ok(());
         }
-        self.send(Opcode::Binary, &tag).await
+        let frame = ws::encode(Opcode::Binary, &tag, Some(mask()));
+        if std::mem::replace(&mut self.begun, true) && !self.before_tags.is_empty() {
+            let both = [&self.before_tags[..], &frame].concat();
+            return self.write(&both).await;
+        }
+        self.write(&frame).await
     }
 
     async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), PushError> {
-        let frame = ws::encode(opcode, payload, Some(mask()));
+        self.write(&ws::encode(opcode, payload, Some(mask()))).await
+    }
+
+    async fn write(&mut self, mut left: &[u8]) -> Result<(), PushError> {
         // What is bounded is the time without progress: a key frame takes long on a slow uplink.
-        let mut left = frame.as_ref();
         while !left.is_empty() {
             match timeout(self.silence, self.write.write(left)).await {
                 Ok(Ok(0)) => return Err(PushError::Closed(None)),

@@ -9,6 +9,7 @@ use culvert_media::{Cid, StreamName};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::OldPeers;
 use crate::config::values::{FromText, leaf_by_text, shown};
 use crate::config::{Config, TokenHash};
 
@@ -19,9 +20,9 @@ pub struct Lowers {
     /// Who may link, and publish streams under his id. Default: nobody, or this machine where there is no `auth` section.
     #[serde(deserialize_with = "bounded")]
     pub admit: Vec<Admit>,
-    /// Whether m7s peers without a credential may link: not in this version.
-    #[serde(deserialize_with = "not_yet")]
-    pub old_peers: bool,
+    /// Which m7s peers, who have no credential to show, may link and push. Default: none. They never get an id for which
+    /// `admit` has a row.
+    pub old_peers: OldPeers,
 }
 
 /// One of `cascade.lowers.admit`.
@@ -44,13 +45,6 @@ fn bounded<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Admit>, D::Error> {
         return Err(serde::de::Error::custom(format!("cascade.lowers.admit has more than {MAX_ROWS} rows")));
     }
     Ok(rows)
-}
-
-fn not_yet<'de, D: Deserializer<'de>>(from: D) -> Result<bool, D::Error> {
-    match bool::deserialize(from)? {
-        false => Ok(false),
-        true => Err(serde::de::Error::custom("old peers are not in this version; write false, or leave the key out")),
-    }
 }
 
 /// A pattern for platform ids, in which each `*` stands for any characters, or none.

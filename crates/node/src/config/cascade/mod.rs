@@ -4,6 +4,7 @@
 
 mod allow;
 mod lowers;
+mod old_peers;
 mod target;
 mod upper;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::allow::{Allow, AllowRule};
 pub use self::lowers::{Admit, CidPattern, Lowers};
 pub(super) use self::lowers::{Places, contradiction};
+pub use self::old_peers::{Network, OldPeer, OldPeers};
 pub use self::target::{TargetName, TargetUrl};
 pub use self::upper::{Pin, ProxyUrl, Secret, Upper, UpperUrl, Uppers};
 use super::values::{Period, or_default};
