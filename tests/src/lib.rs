@@ -14,6 +14,7 @@ pub mod lower;
 pub mod media;
 pub mod nginx;
 pub mod node;
+pub mod old;
 pub mod pipe;
 pub mod rtmp;
 pub mod view;

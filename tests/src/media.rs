@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use culvert_formats::flv::{Demux, Event, Reader};
 use culvert_hub::{End, Feed, Identity, Next, Publisher, Source};
-use culvert_media::{Frame, Time, Tracks};
+use culvert_media::{Frame, Kind, Time, Track, Tracks};
 use culvert_net::tls;
 use culvert_node::camera::{AudioChoice, Clip, VideoChoice};
 use culvert_rtmp::ClientError;
@@ -34,6 +34,16 @@ impl Script {
         let clip = Clip::load(VideoChoice::H264, AudioChoice::Aac);
         let tracks = std::iter::once((Duration::ZERO, Next::Tracks(clip.tracks().clone())));
         Script::new(tracks.chain(paced(clip.frames(), change)))
+    }
+
+    /// The clip in these codecs; None: without that track.
+    pub fn of(video: Option<VideoChoice>, audio: AudioChoice) -> Script {
+        let clip = Clip::load(video.unwrap_or(VideoChoice::H264), audio);
+        let kept: Vec<Track> =
+            clip.tracks().iter().filter(|track| video.is_some() || track.kind() != Kind::Video).cloned().collect();
+        let kept = Tracks::new(kept);
+        let tracks = std::iter::once((Duration::ZERO, Next::Tracks(kept.clone())));
+        Script::new(tracks.chain(paced(clip.frames(), move |_, frame| kept.track(frame.track).map(|_| frame))))
     }
 
     /// The clip with other stamps: `stamp` is given those of the clip, from 0 on, in milliseconds.

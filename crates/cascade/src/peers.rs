@@ -21,6 +21,7 @@ use crate::proxy::Fault;
 
 /// WebSocket status (of the private range, RFC 6455 7.4.2): a newer link of the same platform took over.
 const REPLACED: u16 = 4001;
+const REPLACED_WHY: &str = "replaced by a newer link of the same platform";
 /// WebSocket status: the other end broke what is spoken inside the link.
 const BROKEN: u16 = 4002;
 /// How long what is running through a link may take to finish once this node ends; all of a drain has 10 s.
@@ -75,12 +76,16 @@ struct Table {
     coming: usize,
 }
 
-/// A place for one more link, from the yes until it is made.
-pub struct Room(Peers);
+/// A place for one more link, from the yes until it is made, and its generation: which of two is the newer is decided where they are let
+/// in, not by whose task runs first.
+pub struct Room {
+    peers: Peers,
+    generation: u64,
+}
 
 impl Drop for Room {
     fn drop(&mut self) {
-        self.0.table().coming -= 1;
+        self.peers.table().coming -= 1;
     }
 }
 
@@ -176,7 +181,8 @@ impl Peers {
             return Err(format!("this node has as many links as it may (limits.links: {})", self.0.limits.links));
         }
         table.coming += 1;
-        Ok(Room(self.clone()))
+        let generation = self.0.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Room { peers: self.clone(), generation })
     }
 
     /// Runs the link of a platform until it ends; who it is was decided before.
@@ -188,7 +194,8 @@ impl Peers {
         room: Room,
     ) {
         let Accepted { link, driver } = accepted;
-        let generation = self.enter(&cid, link.clone(), remote);
+        let generation = room.generation;
+        self.enter(&cid, generation, link.clone(), remote);
         drop(room);
         if self.0.draining.is_cancelled() {
             // It was let in a moment before, and not told with the others.
@@ -238,15 +245,19 @@ impl Peers {
         self.0.limits.requests
     }
 
-    fn enter(&self, cid: &Cid, link: Link, remote: SocketAddr) -> u64 {
-        let generation = self.0.generations.fetch_add(1, Ordering::Relaxed) + 1;
+    fn enter(&self, cid: &Cid, generation: u64, link: Link, remote: SocketAddr) {
         let mut table = self.table();
+        if table.by_cid.get(cid).is_some_and(|entry| entry.generation > generation) {
+            tracing::info!(peer = %cid, %remote, generation, "link replaced before it began");
+            link.close(REPLACED, REPLACED_WHY);
+            return;
+        }
         let (links, catalogue) = match table.by_cid.remove(cid) {
             Some(old) => {
                 if let Some(link) = &old.link {
                     table.linked -= 1;
                     tracing::info!(peer = %cid, remote = %old.remote, generation = old.generation, "link replaced");
-                    link.close(REPLACED, "replaced by a newer link of the same platform");
+                    link.close(REPLACED, REPLACED_WHY);
                 }
                 // What was known stays shown until the new snapshot is whole.
                 (old.links, old.catalogue)
@@ -261,7 +272,6 @@ impl Peers {
         table.linked += 1;
         drop(table);
         self.announce(PeerEvent::Linked(cid.clone()));
-        generation
     }
 
     fn leave(&self, cid: &Cid, generation: u64, why: String, forgotten: bool) {

@@ -49,7 +49,9 @@ struct Table {
 /// A push that was asked for.
 struct Running {
     failed: watch::Receiver<Option<Refusal>>,
-    /// Somebody came while it was being stopped.
+    /// The stream was there.
+    was_live: bool,
+    /// Somebody came after it had ended, and before it was cleared away.
     wanted: bool,
 }
 
@@ -78,6 +80,12 @@ impl OldLowers {
         self.0.peers.spawn_other(cid, remote, Accepted { link, driver }, room);
     }
 
+    fn note(&self, stream: &StreamName, change: impl FnOnce(&mut Running)) {
+        if let Some(running) = self.table().running.get_mut(stream) {
+            change(running);
+        }
+    }
+
     /// Whose stream it is, what it is called there, and where it is to be pushed; None: no old lower's.
     fn owner(&self, stream: &StreamName) -> Option<(Cid, StreamName, String)> {
         let (cid, below) = self.0.peers.owner(stream)?;
@@ -93,7 +101,10 @@ impl OldLowers {
         loop {
             let ended = push.run(&self).await;
             let mut table = self.table();
-            let again = table.running.get_mut(&push.stream).is_some_and(|running| std::mem::take(&mut running.wanted));
+            let again = table.running.get_mut(&push.stream).is_some_and(|running| {
+                running.was_live = false;
+                std::mem::take(&mut running.wanted)
+            });
             if let Err(why) = ended {
                 table.running.remove(&push.stream);
                 drop(table);
@@ -113,18 +124,19 @@ impl Demand for OldLowers {
     fn start(&self, stream: &StreamName) -> Option<Starting> {
         let timeout = self.0.times.start_timeout;
         let start = |failed| Some(Starting { timeout, failed });
-        if let Some(running) = self.table().running.get_mut(stream) {
-            running.wanted = true;
+        let owner = self.owner(stream);
+        let mut table = self.table();
+        if let Some(running) = table.running.get_mut(stream) {
+            running.wanted = running.was_live;
             return start(running.failed.clone());
         }
-        let (cid, below, url) = self.owner(stream)?;
-        let mut table = self.table();
+        let (cid, below, url) = owner?;
         if table.running.len() >= PUSHES {
             let why = format!("this node has as many pushes of old peers on demand as it may ({PUSHES})");
             return Some(Starting::refused(Refusal::Full(why)));
         }
         let (failed, seen) = watch::channel(None);
-        table.running.insert(stream.clone(), Running { failed: seen.clone(), wanted: false });
+        table.running.insert(stream.clone(), Running { failed: seen.clone(), was_live: false, wanted: false });
         drop(table);
         let target = format!("{url}/erwscascade/wspush/{below}");
         let push = Push { stream: stream.clone(), cid, below, target };
@@ -160,6 +172,7 @@ impl Push {
             let seconds = times.start_timeout.as_secs_f32();
             return Err(Refusal::NotStarted(format!("{} said ok and pushed nothing within {seconds} s", self.cid)));
         };
+        lowers.note(&self.stream, |running| running.was_live = true);
         let grace = times.grace.max(LEAST_GRACE);
         let mut patience = times.start_timeout + grace;
         loop {
@@ -168,7 +181,8 @@ impl Push {
                 () = stop.cancelled() => return Ok(()),
             };
             match came {
-                Ok(true) => {}
+                // Whoever was about to come is here.
+                Ok(true) => lowers.note(&self.stream, |running| running.wanted = false),
                 // The stream has ended: the lower's link, its camera, or somebody through the API.
                 Ok(false) => return Ok(()),
                 Err(_) if hub.end_unwatched(&self.stream) => {

@@ -10,6 +10,7 @@ mod gather;
 pub mod lower;
 pub mod push;
 pub mod register;
+pub mod surface;
 pub mod upper;
 pub mod wire;
 

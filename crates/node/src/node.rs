@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::auth::{Guard, Rules};
-use crate::cascade::{self, Cascade, Demands};
+use crate::cascade::{self, Cascade, Demands, Old};
 use crate::config::{Config, FanOutClass, NodeIdentity, Tls};
 use crate::door::{Door, DoorFigures, DoorLimits};
 use crate::http::Http;
@@ -78,7 +78,8 @@ impl Node {
         let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone());
         let router = protocols.live.router().merge(api::router(api)).merge(cascade.router(gate.clone()));
         let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));
-        let router = cascade.in_front_of(protocols.live.in_front_of(router));
+        let old = Old { cascade: cascade.clone(), hub: hub.clone(), pushes: pushes.clone() };
+        let router = cascade.in_front_of(protocols.live.in_front_of(old.in_front_of(router)));
         let inside = router.clone();
         let http = Http::new(router, handshake, stop.clone());
         let certificate = server_tls(config)?;

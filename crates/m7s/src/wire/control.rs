@@ -209,7 +209,7 @@ mod tests {
             assert_eq!(Message::read(text), Err(Unreadable::Json), "{}", String::from_utf8_lossy(text));
         }
         assert_eq!(Message::read(br#"{"sn":1,"type":0,"pad":"=="}"#), Err(Unreadable::Base64));
-        assert_eq!(Message::read(br#"{"sn":1,"type":1,"pad":"W10="}"#), Err(Unreadable::Pad));
+        assert_eq!(Message::read(br#"{"sn":1,"type":1,"pad":"MQ=="}"#), Err(Unreadable::Pad));
         // The answer that cannot be read still belongs to its request.
         let broken = Message::Response { sn: 4, body: Err(Unreadable::Base64) };
         assert_eq!(Message::read(br#"{"sn":4,"type":2,"pad":"!"}"#), Ok(broken));

@@ -20,6 +20,8 @@ pub(crate) struct Caller {
     pub(crate) site: String,
     /// The upper of ours that sent the request down its link.
     pub(crate) upper: Option<Arc<str>>,
+    /// A page of another web site asks.
+    pub(crate) is_foreign_page: bool,
 }
 
 impl Caller {
@@ -30,7 +32,9 @@ impl Caller {
         let host = text(HOST).or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
         let forwarded =
             parts.version == Version::HTTP_10 || FORWARDED.iter().any(|name| parts.headers.contains_key(*name));
+        let of_this_host = |origin: &str| origin.split_once("://").map(|(_, authority)| authority) == host;
         Some(Caller {
+            is_foreign_page: text(ORIGIN).is_some_and(|origin| !of_this_host(origin)),
             remote: remote.address,
             credentials: Credentials::from_http(text(AUTHORIZATION), query),
             site: site(text(ORIGIN), host, forwarded),

@@ -45,7 +45,7 @@ pub(super) fn page<T>(at: &Page, items: Vec<T>, key: impl Fn(&T) -> String, show
 }
 
 /// RFC 3339 in UTC, to the millisecond.
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     // Civil date from days since 1970-01-01, counting years from March so that the leap day comes last.

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 pub(crate) use self::caller::Caller;
 pub use self::caller::MayReadMetrics;
+pub(crate) use self::lists::rfc3339;
 use self::lists::{Page, page, relay, session, stream};
 use crate::auth::{Action, Guard, Resource};
 use crate::cascade::Cascade;
@@ -53,6 +54,10 @@ pub struct Problem {
 
 impl Problem {
     /// The request cannot be understood; the detail says what would be right.
+    pub(crate) fn forbidden(kind: &'static str, detail: &str) -> Problem {
+        Problem { status: StatusCode::FORBIDDEN, kind, detail: detail.into() }
+    }
+
     pub(crate) fn bad(kind: &'static str, detail: String) -> Problem {
         Problem { status: StatusCode::BAD_REQUEST, kind, detail }
     }

@@ -82,6 +82,11 @@ impl Guard {
         self.rules.load().admit_old(remote, cid)
     }
 
+    /// Whether old peers may be let in at all.
+    pub fn has_old_peers(&self) -> bool {
+        self.rules.load().has_old_peers()
+    }
+
     fn identify(&self, rules: &Rules, remote: IpAddr, credentials: &Credentials) -> Result<Identity, Refusal> {
         let Some(secret) = &credentials.secret else {
             return identify(rules, remote, credentials);

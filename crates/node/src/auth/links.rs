@@ -98,6 +98,10 @@ impl Rules {
         Err(Refusal::Unauthorized(format!("the old peer {cid} is not let in from {}; {how}", remote.to_canonical())))
     }
 
+    pub(super) fn has_old_peers(&self) -> bool {
+        self.old_peers.is_on()
+    }
+
     /// Whether somebody has a credential for this id.
     fn has_credential(&self, cid: &Cid) -> bool {
         let by_token = self.lowers.iter().flat_map(|lower| lower.cids.iter());

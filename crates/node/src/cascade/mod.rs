@@ -5,6 +5,7 @@
 
 mod cameras;
 mod down;
+mod old;
 mod register;
 mod routes;
 mod target;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::cameras::Configured;
 use self::down::Down;
+pub(crate) use self::old::Old;
 use self::target::Targets;
 use crate::auth::Guard;
 use crate::config::{self, Allow, Config, NodeIdentity};

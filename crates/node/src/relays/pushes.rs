@@ -186,6 +186,12 @@ impl Pushes {
         self.table().rows.get(&id).map(|row| row.info(id))
     }
 
+    /// The newest push to this URL.
+    pub fn by_url(&self, url: &str) -> Option<u64> {
+        let table = self.table();
+        table.rows.iter().rev().find(|(_, row)| row.order.url.url().as_str() == url).map(|(id, _)| *id)
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.table.lock().expect("no code panics while it holds the table of pushes")
     }

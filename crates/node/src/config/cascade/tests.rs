@@ -179,7 +179,10 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
             ),
             "2:28: this token is that of \"eve\" in auth.users; make another for linking",
         ),
-        ("cascade: {lowers: {old_peers: 1}}\n".into(), "1:31: this should be true, false, or a list of {cid, from}"),
+        (
+            "cascade: {lowers: {old_peers: 1}}\n".into(),
+            "1:20: this should be true, false, or a list of {cid, from}, not a number",
+        ),
         ("cascade: {lowers: {old_peers: [{cid: a, from: [x]}]}}\n".into(), "1:48: \"x\" is no network"),
         ("cascade: {allow: GET /a}\n".into(), "1:18: this should be a list"),
         ("cascade: {allow: [GET a]}\n".into(), "1:19: \"GET a\" is no rule: write a method, or * for all, and a path"),
