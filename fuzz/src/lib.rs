@@ -10,6 +10,7 @@
 mod amf0;
 mod codec;
 mod flv;
+mod m7s;
 mod node;
 mod relay;
 mod rtmp;
@@ -27,6 +28,9 @@ pub const TARGETS: &[Target] = &[
     ("door_sniffer", node::door_sniffer),
     ("flv", flv::flv),
     ("frames", codec::frames),
+    ("m7s_control", m7s::m7s_control),
+    ("m7s_doubled", m7s::m7s_doubled),
+    ("m7s_proxy_url", m7s::m7s_proxy_url),
     ("relay", relay::relay),
     ("rtmp_chunks", rtmp::rtmp_chunks),
     ("rtmp_handshake", rtmp::rtmp_handshake),

@@ -145,7 +145,7 @@ impl Other for OldLower {
 async fn ask(request: Request<Body>, jobs: &mpsc::Sender<Job>) -> Result<Response<Body>, LinkError> {
     let (parts, sent) = request.into_parts();
     if parts.method == Method::CONNECT {
-        let why = "this platform runs m7s v4, through whose link no WebSocket goes; what can be had is in docs/10-from-m7s.md";
+        let why = "this platform runs m7s v4, through whose link no WebSocket goes; what can be had is in docs/09-from-m7s.md";
         return Ok(plain(StatusCode::NOT_IMPLEMENTED, why));
     }
     let sent = match gather(sent, BODY_BYTES).await {

@@ -21,7 +21,7 @@ const MAX_PATH_BYTES: usize = 1024;
 /// What the cascade itself calls: it is allowed whatever the list says.
 const OWN: [&str; 2] = ["* /relay/**", "* /cascade/v1/**"];
 /// Reading and playing; what lies further below is decided there once more.
-const DEFAULT: [&str; 12] = [
+const DEFAULT: [&str; 15] = [
     "GET /api/v1/**",
     "GET /relay/**",
     "GET /cascade/v1/**",
@@ -34,6 +34,9 @@ const DEFAULT: [&str; 12] = [
     "GET /metrics",
     "POST /whep/**",
     "* /peer/**",
+    "GET /erwscascade/api/streamlist",
+    "GET /api/list/push",
+    "GET /api/stream",
 ];
 
 impl Allow {
@@ -251,6 +254,7 @@ mod tests {
             ("GET", "/metrics"),
             ("POST", "/whep/live/a"),
             ("DELETE", "/peer/c1/api/v1/sessions/1"),
+            ("GET", "/erwscascade/api/streamlist"),
         ] {
             assert!(allow.allows(method, path), "{method} {path}");
         }
@@ -261,6 +265,8 @@ mod tests {
             ("GET", "/"),
             ("GET", "/console/"),
             ("GET", "/erwscascade/wsocket/register"),
+            ("GET", "/erwscascade/api/push"),
+            ("GET", "/api/stop/push"),
             ("POST", "/whip/live/a"),
             ("GET", "/peers"),
             ("GET", "/peer/../target/cam1"),
