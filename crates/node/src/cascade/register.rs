@@ -168,11 +168,16 @@ impl Cascade {
         if old && shown.has_origin {
             return Err(No(403, "origin", "a link is not made by web pages: this request has an Origin header".into()));
         }
+        let credentials = Credentials::from_http(shown.authorization, shown.query);
+        if old && shown.upgrade && (credentials.secret.is_some() || shown.certificate.is_some()) {
+            // An old peer has nothing to show.
+            let why = format!("a link speaks {PROTOCOL} (Sec-WebSocket-Protocol), which a gateway in front must pass on");
+            return Err(No(400, "no-protocol", why));
+        }
         if old && shown.upgrade {
             // It has no way to show a credential, so what is asked of it is another question.
             self.0.guard.admit_old(shown.remote.ip(), &cid)?;
         } else {
-            let credentials = Credentials::from_http(shown.authorization, shown.query);
             let site = site(None, shown.host, shown.forwarded);
             self.0.guard.admit_link(
                 &Dialler {
