@@ -5,6 +5,7 @@
 //! may link or push is decided by the node. An old upper is served by [`upper::OldUppers`].
 #![forbid(unsafe_code)]
 
+pub mod config;
 mod demand;
 mod gather;
 pub mod lower;

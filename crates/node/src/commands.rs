@@ -57,7 +57,9 @@ pub fn run(command: Command) -> ExitCode {
 fn check_config(file: &Option<std::path::PathBuf>) -> Result<(), Failed> {
     let config = read(file)?;
     crate::node::check_tls(&config).map_err(|why| Failed(2, why))?;
-    print(&config.masked_yaml())
+    // As comments, so that what is printed is a file of ours to begin with.
+    let comments: String = config.of_m7s.iter().map(|warning| format!("# {warning}\n")).collect();
+    print(&(comments + &config.masked_yaml()))
 }
 
 fn print(text: &str) -> Result<(), Failed> {
@@ -79,6 +81,9 @@ fn begin(config: &Config) -> Result<Runtime, Failed> {
     #[cfg(target_os = "linux")]
     rustix::thread::disable_transparent_huge_pages(true).ok();
     logs::init(config.log.filter.as_str(), config.log.format)?;
+    for warning in &config.of_m7s {
+        tracing::warn!("the configuration file is one of m7s: {warning}");
+    }
     // A viewer is a descriptor; what is more than the hard limit cannot be had.
     rlimit::increase_nofile_limit(u64::MAX).ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

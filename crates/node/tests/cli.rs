@@ -171,6 +171,37 @@ fn check_prints_what_is_in_force_and_no_secret() {
 }
 
 #[test]
+fn a_configuration_of_m7s_is_read_and_what_means_nothing_here_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.yaml");
+    // As the README of erwscascade has it.
+    let text = "global:\n  http:\n    listenaddr: :8440\nerwscascade:\n  cid: \"test-c001\"\n  server:\n    - protocol: \"wss\"\n      \
+                host: \"47.111.28.16\"\n      port: 8441\n      conextpath: \"\"\n  push:\n    repush: -1\n    pushlist:\n      \
+                njtv/glgc: ws://127.0.0.1:8450/erwscascade/wspush/njtv/glgc\nhls:\n  fragment: 2s\nrecord: {}\n";
+    fs::write(&file, text).unwrap();
+    let (status, out, err) = run(&["check", "-c", file.to_str().unwrap()]);
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    for known in [
+        "0.0.0.0:8440",
+        "test-c001",
+        "wss://47.111.28.16:8441",
+        "retry: forever",
+        "njtv/glgc",
+        "# `hls` means nothing here",
+        "# `record` means nothing here",
+    ] {
+        assert!(out.contains(known), "{known}: {out}");
+    }
+    // What it prints is a file of ours.
+    let ours = dir.path().join("culvert.yaml");
+    fs::write(&ours, &out).unwrap();
+    assert_eq!(run(&["check", "-c", ours.to_str().unwrap()]).0, Some(0), "{out}");
+    fs::write(&file, "erwscascade:\n  cid: \"a/b\"\n").unwrap();
+    let (status, _, err) = run(&["check", "-c", file.to_str().unwrap()]);
+    assert!(status == Some(2) && err.contains("this file of m7s has a fault"), "{err}");
+}
+
+#[test]
 fn the_first_start_shows_the_admin_token_and_a_drain_ends_with_0() {
     let data = tempfile::tempdir().unwrap();
     let data = data.path().join("data");

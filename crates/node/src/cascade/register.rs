@@ -171,7 +171,8 @@ impl Cascade {
         let credentials = Credentials::from_http(shown.authorization, shown.query);
         if old && shown.upgrade && (credentials.secret.is_some() || shown.certificate.is_some()) {
             // An old peer has nothing to show.
-            let why = format!("a link speaks {PROTOCOL} (Sec-WebSocket-Protocol), which a gateway in front must pass on");
+            let why =
+                format!("a link speaks {PROTOCOL} (Sec-WebSocket-Protocol), which a gateway in front must pass on");
             return Err(No(400, "no-protocol", why));
         }
         if old && shown.upgrade {

@@ -75,6 +75,9 @@ pub struct Config {
     /// What is logged.
     #[serde(deserialize_with = "or_default")]
     pub log: Log,
+    /// What a file of m7s said that is not so here; none where the file is ours.
+    #[serde(skip)]
+    pub of_m7s: Vec<String>,
 }
 
 impl Default for Config {
@@ -91,6 +94,7 @@ impl Default for Config {
             limits: Limits::default(),
             fan_out: FanOut::default(),
             log: Log::default(),
+            of_m7s: Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
+use culvert_m7s::config::{Translated, translate};
 use thiserror::Error;
 
 use super::cascade::{Places, contradiction};
@@ -58,17 +59,35 @@ pub fn load(file: Option<&Path>, variables: impl IntoIterator<Item = (String, St
             read(path)?.map_or(Ok(Config::default()), |text| parse(&text, path))?
         }
     };
-    overlay(config, variables)
+    let of_m7s = config.of_m7s.clone();
+    Ok(Config { of_m7s, ..overlay(config, variables)? })
 }
 
-/// Reads a configuration from its text. `path` is for faults.
+/// Reads a configuration from its text, ours or that of m7s v4. `path` is for faults.
 pub fn parse(text: &str, path: &Path) -> Result<Config, Fault> {
     let path = path.to_path_buf();
+    if let Some(Translated { config, warnings }) = of_m7s(text) {
+        let text = serde_saphyr::to_string(&config).expect("what JSON can say, YAML can");
+        // Where in the file it was, the translation does not tell.
+        let sentence =
+            |wrong: Wrong| format!("as a configuration of ours this file of m7s has a fault: {}", wrong.sentence);
+        let config = whole(&text).map_err(|wrong| Fault::File { path, sentence: sentence(wrong) })?;
+        return Ok(Config { of_m7s: warnings, ..config });
+    }
     match whole(text) {
         Ok(config) => Ok(config),
         Err(Wrong { place: Some((line, column)), sentence }) => Err(Fault::At { path, line, column, sentence }),
         Err(Wrong { place: None, sentence }) => Err(Fault::File { path, sentence }),
     }
+}
+
+/// A file of m7s, which has blocks that ours has not.
+fn of_m7s(text: &str) -> Option<Translated> {
+    // Most files are ours, and these words are not in them.
+    if !text.contains("erwscascade") && !text.contains("global") {
+        return None;
+    }
+    translate(&document::<serde_json::Value>(text).ok()?)
 }
 
 /// A fault before it is known in what.
@@ -146,15 +165,8 @@ fn kind(unexpected: &str) -> &str {
 }
 
 /// Keys that the documents know and this version does not, each with a key of the section where it belongs.
-const LATER: [(&str, &str); 7] = [
-    ("rtsp", "listen"),
-    ("webrtc", "listen"),
-    ("hls", "listen"),
-    ("erwscascade", "listen"),
-    ("global", "listen"),
-    ("jwt", "anonymous"),
-    ("hook", "anonymous"),
-];
+const LATER: [(&str, &str); 5] =
+    [("rtsp", "listen"), ("webrtc", "listen"), ("hls", "listen"), ("jwt", "anonymous"), ("hook", "anonymous")];
 
 fn unknown_key(key: &str, known: &[&str]) -> String {
     let list = known.join(", ");
