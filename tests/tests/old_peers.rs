@@ -612,3 +612,31 @@ async fn a_get_that_changes_something_is_not_for_everybody() {
     assert_eq!(closed.get(push).await.status, 401);
     assert_eq!(closed.get("/erwscascade/api/clientlist").await.status, 401);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_player_of_bare_tags_gets_the_tags_of_the_flv() {
+    let node = TestNode::start("");
+    into_hub(&node, "live/a", Script::clip(|_, frame| Some(frame)));
+    node.until_live("live/a").await;
+    let tcp = TcpStream::connect(node.address()).await.unwrap();
+    let (mut raw, _) = tokio_tungstenite::client_async(node.url("ws", "/jessica/live/a"), tcp).await.unwrap();
+    let mut tags = Vec::new();
+    while tags.len() < 60 {
+        let message = soon("a message", futures_util::StreamExt::next(&mut raw)).await.unwrap().unwrap();
+        if let tokio_tungstenite::tungstenite::Message::Binary(bytes) = message {
+            tags.push(bytes);
+        }
+    }
+    // The decoders' configuration, then a key frame; both tracks, stamps that go on.
+    assert!(tags[0][0] == 2 && tags[0][5..7] == [0x17, 0] && tags[1][0] == 1 && tags[1][5..7] == [0xaf, 0]);
+    assert!(tags[2][0] == 2 && tags[2][5..7] == [0x17, 1]);
+    let stamps = |kind: u8| -> Vec<u32> {
+        let of_kind = tags[2..].iter().filter(|tag| tag[0] == kind);
+        of_kind.map(|tag| u32::from_be_bytes(tag[1..5].try_into().unwrap())).collect()
+    };
+    for kind in [1, 2] {
+        let stamps = stamps(kind);
+        assert!(stamps.len() > 10 && stamps.is_sorted(), "{kind}: {stamps:?}");
+    }
+    assert_eq!(node.get("/jessica/live/a").await.status, 426);
+}

@@ -24,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::request::{Request, claims};
-use crate::server::{Live, Sender};
+use crate::server::{Live, RAW_ONLY, Sender};
 
 /// Where the connection of a request comes from; whoever serves the router puts it into the request's extensions.
 #[derive(Clone, Debug)]
@@ -111,8 +111,10 @@ impl Live {
         let headers = http.headers();
         let upgrade = text(headers, header::UPGRADE).is_some_and(|u| u.eq_ignore_ascii_case("websocket"));
         let sender = Sender::of_http(&remote, &http);
-        let ask =
-            sender.ask(Action::Play, &request.stream, &request.query, if upgrade { "ws-flv" } else { "http-flv" });
+        if request.raw && !upgrade {
+            return Ok(error(426, "no-upgrade", RAW_ONLY));
+        }
+        let ask = sender.ask(Action::Play, &request.stream, &request.query, request.protocol(upgrade));
         let admission = self.gate.play(&ask).await?;
         let class = request.class.unwrap_or(self.pace.class);
         if !upgrade {
@@ -144,7 +146,7 @@ impl Live {
         self.gate.hub().spawn(async move {
             if let Ok(upgraded) = hyper::upgrade::on(http).await {
                 let conn = Conn::other(TokioIo::new(upgraded), remote.address, remote.secure);
-                live.begin(conn, admission.play_as::<flv::WsMux>(), class, true);
+                live.begin(conn, request.by_websocket(admission), class, true);
             }
         });
         Ok(response)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_formats::flv;
 use culvert_hub::{
-    Action, Ask, Attached, Class, Credentials, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, site,
+    Action, Admission, Ask, Attached, Class, Credentials, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, site,
 };
 use culvert_media::StreamName;
 use culvert_net::http1::{Head, PROBLEM_TYPE, problem};
@@ -16,7 +16,7 @@ use culvert_net::{Conn, ReadHalf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::request::claims;
+use crate::request::{Request, claims};
 use crate::wspush;
 
 /// What the kernel may hold unsent for a viewer: half a second at 4 Mbit/s. What waits in our own queue instead can
@@ -24,6 +24,9 @@ use crate::wspush;
 pub(crate) const UNSENT_BYTES: u32 = 256 << 10;
 /// A viewer has nothing to say but pings and a close.
 const VIEWER_MESSAGE_BYTES: usize = 4096;
+/// What a plain request for WS-RAW is told.
+pub(crate) const RAW_ONLY: &str =
+    "bare tags are played by WebSocket only; with .flv behind the name this is FLV by HTTP, too";
 /// How long last words may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -77,6 +80,21 @@ impl<'a> Sender<'a> {
     }
 }
 
+impl Request {
+    /// The name of what is spoken, for lists and rules.
+    pub(crate) fn protocol(&self, upgrade: bool) -> &'static str {
+        match (upgrade, self.raw) {
+            (true, true) => "ws-raw",
+            (true, false) => "ws-flv",
+            (false, _) => "http-flv",
+        }
+    }
+
+    pub(crate) fn by_websocket(&self, admission: Admission) -> Player {
+        if self.raw { admission.play_as::<flv::RawMux>() } else { admission.play_as::<flv::WsMux>() }
+    }
+}
+
 impl Live {
     /// Viewers come in by this gate and are written to at this pace. `foreign_push` makes WebSocket frames (RFC 6455) of what a pusher
     /// sends that is none of ours; what it cannot is an [`std::io::ErrorKind::InvalidData`].
@@ -104,9 +122,10 @@ impl Live {
             return answer(conn, &error_response(400, "bad-name", what)).await;
         };
         let upgrade = head.lists("connection", "upgrade") && head.lists("upgrade", "websocket");
-        let protocol = if upgrade { "ws-flv" } else { "http-flv" };
+        let protocol = request.protocol(upgrade);
         let sender = Sender::of(&conn, &head);
         let hello = match (upgrade, head.header("sec-websocket-key")) {
+            (false, _) if request.raw => return answer(conn, &error_response(426, "no-upgrade", RAW_ONLY)).await,
             (false, _) => ok_response(),
             (true, Some(key)) if head.header("sec-websocket-version") == Some("13") => {
                 switching(&ws::accept_key(key), "")
@@ -131,7 +150,7 @@ impl Live {
         conn.set_nodelay(true);
         conn.set_notsent_lowat(UNSENT_BYTES);
         if timeout(self.pace.stall, conn.write_all(hello.as_bytes())).await.is_ok_and(|r| r.is_ok()) {
-            let player = if upgrade { admission.play_as::<flv::WsMux>() } else { admission.play_as::<flv::Mux>() };
+            let player = if upgrade { request.by_websocket(admission) } else { admission.play_as::<flv::Mux>() };
             self.begin(conn, player, class, upgrade);
         }
     }

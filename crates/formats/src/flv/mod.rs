@@ -15,6 +15,7 @@ mod demux;
 mod mp3;
 mod mux;
 mod probe;
+mod raw;
 mod tag;
 mod write;
 
@@ -25,6 +26,7 @@ use crate::amf0;
 
 pub use demux::{Demux, Event};
 pub use mux::{Mux, Packer, WsMux};
+pub use raw::RawMux;
 pub use tag::{MAX_TAG_BYTES, Reader, Tag, TagKind, file_header, write_tag};
 pub use write::{Parts, Prefix, TagWriter};
 

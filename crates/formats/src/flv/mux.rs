@@ -96,7 +96,7 @@ impl<const WS: bool> Packer<WS> {
 const MAX_MESSAGE_HEADER_BYTES: usize = 10;
 
 /// The head of an unmasked, final, binary WebSocket frame (RFC 6455 5.2); nothing for a plain byte stream.
-fn frame_message<const WS: bool>(len: usize, out: &mut Vec<u8>) {
+pub(super) fn frame_message<const WS: bool>(len: usize, out: &mut Vec<u8>) {
     if !WS {
         return;
     }
