@@ -640,3 +640,48 @@ async fn a_player_of_bare_tags_gets_the_tags_of_the_flv() {
     }
     assert_eq!(node.get("/jessica/live/a").await.status, 426);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_comes_back_takes_over_from_its_half_open_predecessor() {
+    let upper = TestNode::start(OLD);
+    let wire = capture("h264_aac_whole.c2s.bin");
+    let half_open = push(upper.address(), &wire[..30_000], || 4096).await;
+    upper.until_live("live/test-test-c001").await;
+    let before = upper.stream("live/test-test-c001").unwrap().publisher.id;
+    let mut viewer = Viewer::open(&upper, "live/test-test-c001", "").await;
+    viewer.frame().await.unwrap();
+    let again = push(upper.address(), &wire, || 4096).await;
+    until("the newer push", async || {
+        let stream = upper.stream("live/test-test-c001")?;
+        (stream.publisher.id != before && stream.frames > 100).then_some(())
+    })
+    .await;
+    // Who watched before goes on.
+    for _ in 0..100 {
+        viewer.frame().await.unwrap();
+    }
+    drop((half_open, again));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_the_old_url_our_own_lower_s_answers_keep_status_and_headers_and_bodies_may_be_chunked() {
+    let upper = TestNode::named("up", 0, OLD);
+    let _lower = TestNode::named("edge1", 0, &below(upper.address(), "", ""));
+    linked(&upper, "edge1").await;
+    let none = upper.get("/erwscascade/httpproxy/?cid=edge1&httpPath=/api/v1/streams/live/none").await;
+    assert_eq!((none.status, none.header("content-type").as_deref()), (404, Some("application/problem+json")));
+    assert_eq!(upper.json("/erwscascade/api/streamlist?cid=edge1").await, Value::Array(Vec::new()));
+    let refused = upper
+        .get("/erwscascade/httpproxy/?cid=edge1&httpPath=/erwscascade/api/push?streamPath=a&target=rtmp://h/a")
+        .await;
+    assert_eq!(refused.status, 403, "{}", refused.text());
+
+    let mut old = OldLower::dial(upper.address(), "c1").await.unwrap();
+    old.introduce("c1", "", "").await;
+    tokio::spawn(old.serve(|asked| Some(if asked.method == "POST" { asked.body.clone() } else { b"[]".to_vec() })));
+    linked(&upper, "c1").await;
+    let chunked = "POST /erwscascade/httpproxy/echo?cid=c1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    let answer = exchange(upper.address(), chunked.as_bytes(), false).await;
+    assert_eq!((answer.status, answer.text()), (200, "hello world".into()));
+}
