@@ -5,6 +5,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use culvert_media::{Frame, Tracks};
 use culvert_node::camera::{AudioChoice, VideoChoice};
 use culvert_tests::cascade::below;
@@ -374,7 +376,11 @@ async fn old_peers_are_off_by_default_and_get_nobody_else_s_id_or_name() {
 async fn a_stream_of_an_old_lower_is_pushed_while_somebody_watches_and_stopped_after() {
     let upper = TestNode::start("cascade: {lowers: {old_peers: true}, on_demand: {grace: 1s}}");
     let address = upper.address();
+    // One that is half-open, and goes when the next has come.
+    let mut replaced = OldLower::dial(address, "test-c001").await.unwrap();
+    linked(&upper, "test-c001").await;
     let mut lower = OldLower::dial(address, "test-c001").await.unwrap();
+    while soon("the end of the older link", replaced.asked()).await.is_some() {}
     lower.introduce("test-c001", "pc", "").await;
     let asked = Arc::new(Mutex::new(Vec::<String>::new()));
     let heard = asked.clone();
@@ -418,9 +424,12 @@ async fn a_stream_of_an_old_lower_is_pushed_while_somebody_watches_and_stopped_a
         upper.until_gone("live/test-test-c001").await;
     }
     let orders = orders(&asked);
-    let target = format!("ws://{address}/erwscascade/wspush/live/test");
-    assert_eq!(orders[0], format!("/erwscascade/api/push?streamPath=live/test&target={target}"));
-    assert_eq!(orders[1], format!("/api/stop/push?url={target}?cid=test-c001"));
+    // The lower knows a push by its target as it was given, each round by another.
+    for (n, orders) in orders.chunks(2).enumerate() {
+        let target = format!("ws://{address}/erwscascade/wspush/live/test?cid=test-c001%26n={}", n + 1);
+        assert_eq!(orders[0], format!("/erwscascade/api/push?streamPath=live/test&target={target}"));
+        assert_eq!(orders[1], format!("/api/stop/push?url={target}"));
+    }
 
     // What the lower says when it has no such stream is what the viewer hears.
     let none = upper.get("/play/live/none-test-c002.flv").await;
@@ -603,8 +612,28 @@ async fn a_get_that_changes_something_is_not_for_everybody() {
     on.until_live("live/a").await;
     let token = on.node.identity.admin_token.reveal().to_string();
     for path in [push.to_string(), format!("{push}&token={token}")] {
-        let foreign = request(on.address(), "GET", &path, &[("Origin", "http://evil.example")]).await;
-        assert_eq!(foreign.status, 403, "{path}: {}", foreign.text());
+        // Pictures and links bring no Origin.
+        for shown in [
+            ("Origin", "http://evil.example"),
+            ("Referer", "http://evil.example/page"),
+            ("Sec-Fetch-Site", "cross-site"),
+        ] {
+            let foreign = request(on.address(), "GET", &path, &[shown]).await;
+            assert_eq!(foreign.status, 403, "{path} {shown:?}: {}", foreign.text());
+        }
+        assert_eq!(request(on.address(), "HEAD", &path, &[]).await.status, 405);
+    }
+    // What a browser sends by itself is not what somebody shows.
+    let basic = format!("Basic {}", STANDARD.encode(format!("u:{}", off.node.identity.admin_token.reveal())));
+    assert_eq!(request(off.address(), "GET", push, &[("Authorization", &basic)]).await.status, 403);
+    // To an old lower any GET may be such a one.
+    let old = OldLower::dial(on.address(), "c1").await.unwrap();
+    tokio::spawn(old.serve(|_| Some(b"[]".to_vec())));
+    linked(&on, "c1").await;
+    for path in ["/peer/c1/api/closestream?streamPath=a", "/erwscascade/httpproxy/api/closestream?cid=c1&streamPath=a"]
+    {
+        assert_eq!(on.get(path).await.status, 200, "{path}");
+        assert_eq!(request(on.address(), "GET", path, &[("Sec-Fetch-Site", "cross-site")]).await.status, 403, "{path}");
     }
     assert_eq!(on.get(push).await.status, 200);
     // And in no case without the right to.
@@ -668,6 +697,8 @@ async fn through_the_old_url_our_own_lower_s_answers_keep_status_and_headers_and
     let upper = TestNode::named("up", 0, OLD);
     let _lower = TestNode::named("edge1", 0, &below(upper.address(), "", ""));
     linked(&upper, "edge1").await;
+    // What is linked by somebody who is no old peer is not an old peer's.
+    assert_eq!(OldLower::dial(upper.address(), "edge1").await.err(), Some(403));
     let none = upper.get("/erwscascade/httpproxy/?cid=edge1&httpPath=/api/v1/streams/live/none").await;
     assert_eq!((none.status, none.header("content-type").as_deref()), (404, Some("application/problem+json")));
     assert_eq!(upper.json("/erwscascade/api/streamlist?cid=edge1").await, Value::Array(Vec::new()));

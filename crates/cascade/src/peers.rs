@@ -83,6 +83,13 @@ pub struct Room {
     generation: u64,
 }
 
+impl Room {
+    /// Of the link that is about to be made; a newer one's is larger.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
 impl Drop for Room {
     fn drop(&mut self) {
         self.peers.table().coming -= 1;
@@ -321,6 +328,11 @@ impl Peers {
         let entry = table.by_cid.get(cid).ok_or_else(|| Fault::Unknown(cid.clone()))?;
         let lost = || Fault::Lost { cid: cid.clone(), since: entry.since, why: entry.why_lost.clone() };
         entry.link.clone().filter(|link| !link.is_closed()).ok_or_else(lost)
+    }
+
+    /// Whether it is an old peer.
+    pub fn is_old(&self, cid: &Cid) -> bool {
+        self.table().by_cid.get(cid).is_some_and(|entry| entry.carrier != "h2")
     }
 
     /// Waits for a platform to be linked.

@@ -41,8 +41,10 @@ struct Inner {
 
 #[derive(Default)]
 struct Table {
-    /// Where a lower reaches this node, by its id; of those that are linked.
-    urls: HashMap<Cid, String>,
+    /// Where a lower reaches this node, and the generation of its link, by its id; of those that are linked.
+    urls: HashMap<Cid, (u64, String)>,
+    /// Pushes asked for so far: a lower knows each by its target, and holds on to one that has ended for a while.
+    asked: u64,
     running: HashMap<StreamName, Running>,
 }
 
@@ -65,16 +67,22 @@ impl OldLowers {
         self.0.table.lock().expect("no code panics while it holds the table of old lowers")
     }
 
-    /// Spawns the link of an old lower. `url`: where it dialled this node, up to and with the context path; there it pushes to.
+    /// Spawns the link of an old lower. `url`: where it dialled this node, up to and with the context path; there it pushes to. Empty: it
+    /// did not say.
     pub fn spawn(&self, cid: Cid, url: String, conn: Conn, room: Room) {
         let remote = conn.remote();
         let Accepted { link, driver } = lower::accept(conn, cid.as_str(), self.0.timeout, self.0.peers.requests());
-        self.table().urls.insert(cid.clone(), url.clone());
+        let generation = room.generation();
+        let mut table = self.table();
+        if table.urls.get(&cid).is_none_or(|(known, _)| *known < generation) {
+            table.urls.insert(cid.clone(), (generation, url));
+        }
+        drop(table);
         let (own, this) = (cid.clone(), self.clone());
         let driver = async move {
             let why = driver.await;
-            // A newer link may have come by another way.
-            this.table().urls.retain(|known, way| *known != own || *way != url);
+            // A newer link may be there.
+            this.table().urls.retain(|known, (of, _)| *known != own || *of != generation);
             why
         };
         self.0.peers.spawn_other(cid, remote, Accepted { link, driver }, room);
@@ -93,7 +101,7 @@ impl OldLowers {
         if link.figures().carrier != "m7s" {
             return None;
         }
-        let url = self.table().urls.get(&cid)?.clone();
+        let url = self.table().urls.get(&cid).map(|(_, url)| url.clone()).unwrap_or_default();
         Some((cid, below, url))
     }
 
@@ -131,6 +139,11 @@ impl Demand for OldLowers {
             return start(running.failed.clone());
         }
         let (cid, below, url) = owner?;
+        if url.is_empty() {
+            let why =
+                format!("{cid} did not say where it dialled this node (Host), so it cannot be told where to push to");
+            return Some(Starting::refused(Refusal::NotStarted(why)));
+        }
         if table.running.len() >= PUSHES {
             let why = format!("this node has as many pushes of old peers on demand as it may ({PUSHES})");
             return Some(Starting::refused(Refusal::Full(why)));
@@ -138,7 +151,7 @@ impl Demand for OldLowers {
         let (failed, seen) = watch::channel(None);
         table.running.insert(stream.clone(), Running { failed: seen.clone(), was_live: false, wanted: false });
         drop(table);
-        let target = format!("{url}/erwscascade/wspush/{below}");
+        let target = format!("{url}/erwscascade/wspush/{below}?cid={cid}");
         let push = Push { stream: stream.clone(), cid, below, target };
         tokio::spawn(self.clone().keep(push, failed));
         start(seen)
@@ -149,6 +162,7 @@ struct Push {
     stream: StreamName,
     cid: Cid,
     below: StreamName,
+    /// With the cid, which the lower then leaves as it is: one without `cinfo` has none of its own to add.
     target: String,
 }
 
@@ -161,14 +175,20 @@ impl Push {
         let Inner { hub, peers, times, stop, .. } = &*lowers.0;
         let link = peers.get(&self.cid).map_err(|fault| Refusal::NotStarted(fault.to_string()))?;
         let begun = Instant::now();
-        let target = utf8_percent_encode(&self.target, VALUE);
+        let number = {
+            let mut table = lowers.table();
+            table.asked += 1;
+            table.asked
+        };
+        let target = format!("{}&n={number}", self.target);
+        let encoded = utf8_percent_encode(&target, VALUE);
         let said =
-            ask(&link, &self.cid, &format!("/erwscascade/api/push?streamPath={}&target={target}", self.below)).await?;
+            ask(&link, &self.cid, &format!("/erwscascade/api/push?streamPath={}&target={encoded}", self.below)).await?;
         if !said.trim_start().starts_with("ok") {
             return Err(Refusal::NotStarted(format!("{} does not push the stream: {}", self.cid, said.trim())));
         }
         let Some(mut viewers) = self.live(hub, begun + times.start_timeout).await else {
-            self.stop(&link).await;
+            self.stop(&link, &target).await;
             let seconds = times.start_timeout.as_secs_f32();
             return Err(Refusal::NotStarted(format!("{} said ok and pushed nothing within {seconds} s", self.cid)));
         };
@@ -186,7 +206,7 @@ impl Push {
                 // The stream has ended: the lower's link, its camera, or somebody through the API.
                 Ok(false) => return Ok(()),
                 Err(_) if hub.end_unwatched(&self.stream) => {
-                    self.stop(&link).await;
+                    self.stop(&link, &target).await;
                     return Ok(());
                 }
                 Err(_) => {}
@@ -214,10 +234,9 @@ impl Push {
         }
     }
 
-    /// The lower knows a push by its target as it dialled it.
-    async fn stop(&self, link: &Link) {
-        let url = format!("{}?cid={}", self.target, self.cid);
-        let path = format!("/api/stop/push?url={}", utf8_percent_encode(&url, VALUE));
+    /// The lower knows a push by its target as it was given.
+    async fn stop(&self, link: &Link, target: &str) {
+        let path = format!("/api/stop/push?url={}", utf8_percent_encode(target, VALUE));
         match ask(link, &self.cid, &path).await {
             Ok(said) => {
                 tracing::info!(stream = %self.stream, peer = %self.cid, said = said.trim(), "push of an old lower stopped")

@@ -24,6 +24,14 @@ use crate::wire::control::{self, Info};
 const ANSWER: Duration = Duration::from_millis(9_000);
 /// Requests at work at once; what is more is answered with a refusal in its turn.
 const REQUESTS: usize = 64;
+/// Refusals that wait beside them; an upper that goes on asking all the same is out of its mind.
+const REFUSALS: usize = 64;
+/// Bytes of requests at work.
+const AT_WORK_BYTES: usize = 64 << 20;
+/// With so much unwritten, pings are not answered any more.
+const PONGS_BYTES: usize = 64 << 10;
+/// When it has given up on an answer.
+const GIVEN_UP: Duration = Duration::from_secs(10);
 /// Largest request.
 const MESSAGE_BYTES: usize = 33 << 20;
 /// Most bytes of an answer: it goes in one message, and is built in memory.
@@ -60,10 +68,23 @@ impl Otherwise for OldUppers {
     }
 }
 
+/// One of its requests, done.
+struct Answered {
+    sn: i64,
+    deadline: Instant,
+    body: Bytes,
+    /// Of the request.
+    asked_bytes: usize,
+}
+
 struct Serving {
     decoder: Decoder,
     output: BytesMut,
-    answers: FuturesOrdered<BoxFuture<'static, (i64, Instant, Bytes)>>,
+    answers: FuturesOrdered<BoxFuture<'static, Answered>>,
+    at_work_bytes: usize,
+    /// By when what is in `output` must have gone out.
+    sent_by: Option<Instant>,
+    overrun: bool,
     service: Arc<dyn Service>,
     remote: SocketAddr,
     heard: Instant,
@@ -80,6 +101,9 @@ async fn serve(conn: Conn, info: Info, service: Arc<dyn Service>, stop: Cancella
         decoder: Decoder::new(Role::Client, MESSAGE_BYTES),
         output: BytesMut::new(),
         answers: FuturesOrdered::new(),
+        at_work_bytes: 0,
+        sent_by: None,
+        overrun: false,
         service,
         remote,
         heard: Instant::now(),
@@ -97,6 +121,7 @@ async fn serve(conn: Conn, info: Info, service: Arc<dyn Service>, stop: Cancella
                 Err(error) => break Err(format!("the connection broke: {error}")),
                 Ok(n) => match serving.handle_input(buffer.get(..n).unwrap_or_default()) {
                     Ok(()) if serving.said_farewell => break Ok(()),
+                    Ok(()) if serving.overrun => break Err("the upper asks for more than can wait".into()),
                     Ok(()) => {}
                     Err(fault) => break Err(format!("the upper is {fault}")),
                 },
@@ -104,10 +129,14 @@ async fn serve(conn: Conn, info: Info, service: Arc<dyn Service>, stop: Cancella
             n = write.write(&serving.output), if !serving.output.is_empty() => match n {
                 Ok(0) => break Err("the connection takes nothing more".to_string()),
                 Err(error) => break Err(format!("the connection broke: {error}")),
-                Ok(n) => serving.output.advance(n),
+                Ok(n) => serving.wrote(n),
             },
+            // A late answer stops its reader for good; a link that ended is dialled again.
+            () = sleep_until(serving.sent_by.unwrap_or(dead)), if serving.sent_by.is_some() => {
+                break Err("an answer took longer to go out than the upper waits for it".to_string());
+            }
             // One behind the other: what waits here can still be left out when it is late.
-            Some((sn, deadline, body)) = serving.answers.next(), if serving.output.is_empty() => serving.answer(sn, deadline, &body),
+            Some(answered) = serving.answers.next(), if serving.output.is_empty() => serving.answer(&answered),
             _ = pings.tick() => serving.send(Opcode::Ping, b""),
             () = sleep_until(dead), if serving.answers_pings => {
                 break Err(format!("it said nothing for {} s", SILENCE.as_secs()));
@@ -145,7 +174,9 @@ impl Serving {
                     Ok(_) => {}
                     Err(why) => tracing::info!(%why, "a message of an old upper is passed over"),
                 },
-                Message::Ping(payload) => self.send(Opcode::Pong, &payload),
+                // Who asks faster than he reads does not wait for an answer.
+                Message::Ping(payload) if self.output.len() < PONGS_BYTES => self.send(Opcode::Pong, &payload),
+                Message::Ping(_) => {}
                 Message::Pong(_) => self.answers_pings = true,
                 Message::Close(_) => self.said_farewell = true,
             }
@@ -155,24 +186,43 @@ impl Serving {
 
     fn take(&mut self, request: control::Request) {
         let deadline = Instant::now() + ANSWER;
-        let sn = request.sn;
-        if self.answers.len() >= REQUESTS {
-            let busy = Bytes::from(format!("{REQUESTS} requests are under way on this link\n"));
-            return self.answers.push_back(Box::pin(async move { (sn, deadline, busy) }));
+        let (sn, asked_bytes) = (request.sn, request.body.len());
+        if self.answers.len() >= REQUESTS + REFUSALS {
+            self.overrun = true;
+            return;
         }
+        if self.answers.len() >= REQUESTS || self.at_work_bytes + asked_bytes > AT_WORK_BYTES {
+            let body = Bytes::from_static(b"as many requests are under way on this link as may be\n");
+            let refused = Answered { sn, deadline, body, asked_bytes: 0 };
+            return self.answers.push_back(Box::pin(async move { refused }));
+        }
+        self.at_work_bytes += asked_bytes;
         let (service, remote) = (self.service.clone(), self.remote);
         self.answers.push_back(Box::pin(async move {
             let answered = timeout_at(deadline, answer(request, service, remote)).await;
-            (sn, deadline, answered.unwrap_or(Bytes::from_static(b"no answer in time\n")))
+            let body = answered.unwrap_or(Bytes::from_static(b"no answer in time\n"));
+            Answered { sn, deadline, body, asked_bytes }
         }));
     }
 
-    fn answer(&mut self, sn: i64, deadline: Instant, body: &[u8]) {
+    fn answer(&mut self, answered: &Answered) {
+        let Answered { sn, deadline, body, asked_bytes } = answered;
+        self.at_work_bytes -= asked_bytes;
         // The answers before it may have taken long to go out.
-        if Instant::now() <= deadline + (Duration::from_secs(10) - ANSWER) / 2 {
-            self.send(Opcode::Text, control::Message::response(sn, body).as_bytes());
+        let given_up = *deadline + (GIVEN_UP - ANSWER);
+        if Instant::now() <= *deadline + (GIVEN_UP - ANSWER) / 2 {
+            self.send(Opcode::Text, control::Message::response(*sn, body).as_bytes());
+            self.sent_by = Some(given_up);
         } else {
             tracing::info!(sn, "an answer to an old upper is too late and left out");
+        }
+    }
+
+    fn wrote(&mut self, n: usize) {
+        self.output.advance(n);
+        if self.output.is_empty() {
+            self.output = BytesMut::new();
+            self.sent_by = None;
         }
     }
 

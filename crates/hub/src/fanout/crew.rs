@@ -190,7 +190,8 @@ impl Viewers {
         }
         for member in joining {
             // One that is behind the others came while they had a round; it is brought level once more.
-            if member.player.cursor.next() < self.next {
+            // And of one with flags up the call was heard before it was here.
+            if member.player.cursor.next() < self.next || member.tap.flags() != 0 {
                 self.release(member);
             } else {
                 self.coming.push(member);
@@ -201,11 +202,13 @@ impl Viewers {
 
     /// Lets those go that have flags up.
     fn look(&mut self) {
+        // First: who calls from here on is heard the next time, wherever he is by then.
+        let called = self.crew.called.swap(false, Ordering::AcqRel);
         // Those who come may have had theirs up before the crew could be called.
         for member in self.coming.extract_if(.., |member| member.tap.flags() != 0).collect::<Vec<_>>() {
             self.release(member);
         }
-        if !self.crew.called.swap(false, Ordering::AcqRel) {
+        if !called {
             return;
         }
         let mut i = 0;

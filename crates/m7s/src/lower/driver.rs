@@ -30,6 +30,8 @@ const BUSY_SILENCE: Duration = Duration::from_secs(60);
 /// Its streams are asked for this often: it does not tell.
 const POLL: Duration = Duration::from_secs(10);
 const POLL_URL: &str = "/erwscascade/api/streamlist";
+/// With so much unwritten, pings are not answered any more.
+const PONGS_BYTES: usize = 64 << 10;
 /// How long last words may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -55,8 +57,8 @@ struct Driving {
     flight: Option<Flight>,
     /// Of the last request.
     sn: i64,
-    /// It did not answer what it was asked last, and may still be at it.
-    owes: bool,
+    /// Requests that it did not answer in time, and may still be at.
+    owes: usize,
     heard: Instant,
     ping_at: Instant,
     pinged: Option<Instant>,
@@ -74,7 +76,7 @@ pub(super) async fn drive(conn: Conn, shared: Arc<Shared>, mut jobs: mpsc::Recei
         output: BytesMut::new(),
         flight: None,
         sn: 0,
-        owes: false,
+        owes: 0,
         heard: now,
         ping_at: now + PING,
         pinged: None,
@@ -98,7 +100,8 @@ pub(super) async fn drive(conn: Conn, shared: Arc<Shared>, mut jobs: mpsc::Recei
                 Err(error) => break (format!("the connection broke: {error}"), None),
                 Ok(n) => driving.wrote(n),
             },
-            job = jobs.recv(), if driving.flight.is_none() => match job {
+            // What was never written must not have the next request behind it.
+            job = jobs.recv(), if driving.flight.is_none() && driving.output.is_empty() => match job {
                 Some(job) => driving.ask(job),
                 None => break ("nobody holds the link any more".to_string(), Some((1001, String::new()))),
             },
@@ -133,7 +136,10 @@ impl Driving {
     }
 
     fn dead_at(&self) -> Instant {
-        self.heard + if self.owes || self.flight.is_some() { BUSY_SILENCE } else { SILENCE }
+        // What we ask by ourselves a lower that is there answers at once.
+        let asked = self.flight.as_ref().is_some_and(|flight| matches!(flight.whose, Whose::Caller(_)));
+        let busy = asked || self.owes > 0;
+        self.heard + if busy { BUSY_SILENCE.max(self.timeout + PING) } else { SILENCE }
     }
 
     /// Takes in what came. False: it said farewell.
@@ -144,7 +150,9 @@ impl Driving {
         while let Some(message) = self.decoder.poll_message()? {
             match message {
                 Message::Text(text) | Message::Binary(text) => self.handle_message(&text),
-                Message::Ping(payload) => self.send(Opcode::Pong, &payload),
+                // Who asks faster than he reads does not wait for an answer.
+                Message::Ping(payload) if self.output.len() < PONGS_BYTES => self.send(Opcode::Pong, &payload),
+                Message::Ping(_) => {}
                 Message::Pong(_) => {
                     if let Some(at) = self.pinged.take() {
                         self.shared.round_trip_micros.store(at.elapsed().as_micros() as u64, Ordering::Relaxed);
@@ -171,8 +179,8 @@ impl Driving {
     }
 
     fn answered(&mut self, sn: i64, body: Result<Bytes, Unreadable>) {
-        self.owes = false;
         let Some(flight) = self.flight.take_if(|flight| flight.sn == sn) else {
+            self.owes = self.owes.saturating_sub(1);
             tracing::debug!(peer = %self.shared.cid, sn, "an answer that nobody waits for any more is dropped");
             return;
         };
@@ -243,11 +251,10 @@ impl Driving {
         if now >= self.dead_at() {
             return Err(format!("it said nothing for {} s", (now - self.heard).as_secs()));
         }
-        if let Some(flight) = self.flight.take_if(|flight| now >= flight.deadline) {
-            self.owes = true;
-            if let Whose::Caller(caller) = flight.whose {
-                drop(caller.send(Err(LinkError::Silent(self.timeout))));
-            }
+        if let Some(Flight { whose: Whose::Caller(caller), .. }) = self.flight.take_if(|flight| now >= flight.deadline)
+        {
+            self.owes += 1;
+            drop(caller.send(Err(LinkError::Silent(self.timeout))));
         }
         if now >= self.ping_at {
             self.ping_at = now + PING;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::Version;
-use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, REFERER};
 use axum::http::request::Parts;
 use culvert_hub::{Credentials, FORWARDED, site};
 use culvert_live::Remote;
@@ -20,8 +20,10 @@ pub(crate) struct Caller {
     pub(crate) site: String,
     /// The upper of ours that sent the request down its link.
     pub(crate) upper: Option<Arc<str>>,
-    /// A page of another web site asks.
+    /// A page of another web site asks, as far as its browser tells.
     pub(crate) is_foreign_page: bool,
+    /// It shows a token that no browser sends by itself, or is an upper.
+    pub(crate) shows_itself: bool,
 }
 
 impl Caller {
@@ -32,11 +34,22 @@ impl Caller {
         let host = text(HOST).or_else(|| parts.uri.authority().map(|authority| authority.as_str()));
         let forwarded =
             parts.version == Version::HTTP_10 || FORWARDED.iter().any(|name| parts.headers.contains_key(*name));
-        let of_this_host = |origin: &str| origin.split_once("://").map(|(_, authority)| authority) == host;
+        let authority = |url: &str| Some(url.split_once("://")?.1.split('/').next().unwrap_or_default().to_string());
+        let foreign = |url: &str| authority(url).as_deref() != host;
+        // Browsers send no Origin for pictures and links; the two others they may leave out, but not tell wrongly.
+        let fetch = parts.headers.get("sec-fetch-site").and_then(|value| value.to_str().ok());
+        let is_foreign_page = text(ORIGIN).is_some_and(foreign)
+            || text(REFERER).is_some_and(foreign)
+            || fetch.is_some_and(|site| matches!(site, "cross-site" | "same-site"));
+        let basic =
+            text(AUTHORIZATION).is_some_and(|value| value.get(..6).is_some_and(|s| s.eq_ignore_ascii_case("basic ")));
+        let credentials = Credentials::from_http(text(AUTHORIZATION), query);
+        let shows_itself = remote.upper.is_some() || credentials.secret.is_some() && !basic;
         Some(Caller {
-            is_foreign_page: text(ORIGIN).is_some_and(|origin| !of_this_host(origin)),
+            is_foreign_page,
+            shows_itself,
             remote: remote.address,
-            credentials: Credentials::from_http(text(AUTHORIZATION), query),
+            credentials,
             site: site(text(ORIGIN), host, forwarded),
             upper: remote.upper.clone(),
         })

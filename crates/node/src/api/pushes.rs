@@ -117,7 +117,7 @@ fn read(body: &[u8]) -> Result<Order, Problem> {
         Some(other) => Retry::parse(&other.to_string()),
     };
     let retry = retry.map_err(|why| bad("bad-order", format!("retry: {why}")))?;
-    Ok(Order { stream, url, on_demand: new.on_demand, retry })
+    Ok(Order { stream, url, on_demand: new.on_demand, retry, once: false })
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl Rules {
                 "the platform {cid} has a row in cascade.lowers.admit, so nobody gets this id without its token or certificate"
             )));
         }
-        if self.old_peers.admit(remote, cid) {
+        if self.old_peers_admit(remote, cid) {
             return Ok(());
         }
         let how = if self.old_peers.is_on() {
@@ -96,6 +96,14 @@ impl Rules {
             "set cascade.lowers.old_peers to let m7s peers in"
         };
         Err(Refusal::Unauthorized(format!("the old peer {cid} is not let in from {}; {how}", remote.to_canonical())))
+    }
+
+    /// Where any id may have a certificate, only those that a row names are nobody's.
+    fn old_peers_admit(&self, remote: IpAddr, cid: &Cid) -> bool {
+        if self.any_by_certificate {
+            return self.old_peers.admit_by_name(remote, cid);
+        }
+        self.old_peers.admit(remote, cid)
     }
 
     pub(super) fn has_old_peers(&self) -> bool {
@@ -120,6 +128,6 @@ impl Rules {
         if cids.iter().any(|cid| self.has_credential(cid)) {
             return None;
         }
-        cids.into_iter().find(|cid| self.old_peers.admit(remote, cid)).map(Identity::Old)
+        cids.into_iter().find(|cid| self.old_peers_admit(remote, cid)).map(Identity::Old)
     }
 }

@@ -90,6 +90,8 @@ pub struct Rules {
     /// The ids for which `cascade.lowers.admit` has rows without a token.
     by_certificate: Arc<[CidPattern]>,
     old_peers: OldPeers,
+    /// Every certificate of the authority is for the id that it names: any id may be somebody's.
+    any_by_certificate: bool,
     wait_for_stream: Duration,
 }
 
@@ -153,7 +155,9 @@ impl Rules {
                 None => by_certificate.push(row.cid.clone()),
             }
         }
+        let client_ca = config.tls.as_ref().is_some_and(|tls| tls.client_ca().is_some());
         Rules {
+            any_by_certificate: client_ca && by_certificate.is_empty(),
             admin: Hash::of(admin.reveal()),
             open_to_loopback: config.auth.is_none(),
             anonymous: auth.anonymous.unwrap_or_default(),

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use culvert_hub::{Hub, Identity, StreamInfo};
 use culvert_m7s::surface::{Asked, Fault, Said, asked, response};
 use culvert_media::StreamName;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::Cascade;
@@ -47,6 +47,11 @@ async fn answer(axum::extract::State(old): axum::extract::State<Old>, request: R
                 Ok(who) => who,
                 Err(problem) => return problem.into_response(),
             };
+            if inner.peers.is_old(&to.cid)
+                && let Err(problem) = refuse_foreign_page(&caller)
+            {
+                return problem.into_response();
+            }
             let requester = Identity::from(&who).name.to_string();
             let request = Request::from_parts(parts, culvert_link::body(body));
             inner.proxy.forward(&to, request, &requester).await.map(Body::new)
@@ -58,7 +63,12 @@ async fn answer(axum::extract::State(old): axum::extract::State<Old>, request: R
                 Ok(caller) => caller,
                 Err(problem) => return problem.into_response(),
             };
+            let plain = matches!(parts.method, Method::GET | Method::POST | Method::HEAD);
             match old.may(&caller, &asked) {
+                // Neither a look nor a question beforehand does it.
+                Ok(()) if !plain || asked.changes() && parts.method == Method::HEAD => {
+                    StatusCode::METHOD_NOT_ALLOWED.into_response()
+                }
                 Ok(()) => response(&target, old.do_it(asked, &caller)).map(Body::from),
                 Err(problem) => problem.into_response(),
             }
@@ -73,16 +83,15 @@ impl Old {
         let guard = &self.cascade.0.guard;
         let action = if asked.changes() { Action::ChangeApi } else { Action::ReadApi };
         guard.may(caller, action, Resource::Node)?;
-        let shown = caller.credentials.secret.is_some() || caller.upper.is_some();
-        if asked.changes() && !shown && !guard.has_old_peers() {
-            let detail = "a GET that changes something needs a token (?token=..), or cascade.lowers.old_peers; scripts of \
-                          today use POST /api/v1/pushes";
+        if !asked.changes() || caller.upper.is_some() {
+            return Ok(());
+        }
+        if !caller.shows_itself && !guard.has_old_peers() {
+            let detail = "a GET that changes something needs a token (?token=.. or a bearer's), or cascade.lowers.old_peers; \
+                          scripts of today use POST /api/v1/pushes";
             return Err(Problem::forbidden("old-call", detail));
         }
-        if asked.changes() && caller.upper.is_none() && caller.is_foreign_page {
-            let detail = "a GET that changes something is not for web pages from elsewhere";
-            return Err(Problem::forbidden("origin", detail));
-        }
+        refuse_foreign_page(caller)?;
         Ok(())
     }
 
@@ -134,7 +143,7 @@ impl Old {
         if self.hub.info(&stream).is_none() {
             return Err(Fault::no_stream());
         }
-        let order = Order { stream: stream.clone(), url, on_demand: false, retry: Retry::Never };
+        let order = Order { stream: stream.clone(), url, on_demand: false, retry: Retry::Never, once: true };
         match self.pushes.start(order) {
             Ok(id) => {
                 tracing::info!(push = id, %stream, by = %caller.remote, "push begun by an old call");
@@ -154,6 +163,15 @@ impl Old {
         tracing::info!(push = found, by = %caller.remote, "push stopped by an old call");
         Ok(Said::Done)
     }
+}
+
+/// GETs change things on old peers, and browsers let any page send them.
+pub(super) fn refuse_foreign_page(caller: &Caller) -> Result<(), Problem> {
+    if caller.is_foreign_page && caller.upper.is_none() {
+        let detail = "what may change something by a GET is not for web pages from elsewhere";
+        return Err(Problem::forbidden("origin", detail));
+    }
+    Ok(())
 }
 
 /// As `streamlist` has it.

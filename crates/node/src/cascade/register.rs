@@ -200,10 +200,15 @@ impl Cascade {
             let why = format!("{cid} is this node's own id; give the lower node another one (node.cid)");
             return Err(No(409, "own-id", why));
         }
+        // One who has nothing to show must not take what somebody has who showed something.
+        if old && self.0.peers.info(&cid).is_some_and(|peer| peer.linked && peer.carrier != "m7s") {
+            let why = format!("{cid} is linked by a node that is no old peer; while it is, no old peer gets this id");
+            return Err(No(403, "taken", why));
+        }
         let room = self.0.peers.room(&cid).map_err(|why| No(503, "no-room", why))?;
         let old = old.then(|| {
             let scheme = if shown.secure { "wss" } else { "ws" };
-            format!("{scheme}://{}{}", shown.host.unwrap_or_default(), shown.context)
+            shown.host.map_or(String::new(), |host| format!("{scheme}://{host}{}", shown.context))
         });
         Ok(Yes { cid, accept: accept_key(key), room, old })
     }

@@ -14,6 +14,7 @@ use culvert_live::Remote;
 use culvert_media::StreamName;
 
 use super::Cascade;
+use super::old::refuse_foreign_page;
 use crate::api::{Caller, Problem};
 use crate::auth::{Action, Guard, Resource};
 
@@ -58,6 +59,9 @@ async fn peer(State(routes): State<Routes>, caller: Caller, request: Request) ->
         Ok(to) => to,
         Err(fault) => return Ok(fault.response(&level).map(Body::new)),
     };
+    if inner.peers.is_old(&to.cid) {
+        refuse_foreign_page(&caller)?;
+    }
     let response = inner.proxy.forward(&to, request.map(culvert_link::body), &requester).await;
     Ok(response.map(Body::new))
 }

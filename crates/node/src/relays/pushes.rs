@@ -86,6 +86,8 @@ pub struct Order {
     pub on_demand: bool,
     /// How often it is tried again.
     pub retry: Retry,
+    /// It ends with the stream, and is not begun anew with the next one of that name.
+    pub once: bool,
 }
 
 /// Why a push was not begun.
@@ -130,7 +132,7 @@ impl Pushes {
     pub fn start_configured(&self, config: &Push) {
         for (stream, target) in &config.list {
             let (url, on_demand) = (target.url.clone(), target.on_demand);
-            let order = Order { stream: stream.clone(), url, on_demand, retry: config.retry };
+            let order = Order { stream: stream.clone(), url, on_demand, retry: config.retry, once: false };
             if let Err(why) = self.begin(order, true) {
                 tracing::error!(%stream, %why, "push not begun");
             }
@@ -235,7 +237,13 @@ impl Pushes {
                 }
             };
             // A session that was cancelled through the API is tried again like any other end.
-            let Ended::Failed(why, left_alone) = ended else { continue };
+            let Ended::Failed(why, left_alone) = ended else {
+                if order.once {
+                    board.set(Doing::Stopped, None);
+                    return;
+                }
+                continue;
+            };
             tracing::warn!(%stream, %url, %why, "push failed");
             // An old upper is ended by a second push of a name whose first it still holds.
             let left_alone = if old { Some(culvert_m7s::push::PAUSE) } else { left_alone };
