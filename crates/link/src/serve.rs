@@ -83,7 +83,7 @@ pub trait Service: Send + Sync + 'static {
     }
 }
 
-/// What serves an upper that takes our dial and not [`PROTOCOL`].
+/// What serves an upper that takes our dial and not [`crate::PROTOCOL`].
 pub trait Otherwise: Send + Sync + 'static {
     /// What its links are, in the API.
     fn carrier(&self) -> &'static str;
