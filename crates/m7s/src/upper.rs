@@ -148,7 +148,7 @@ async fn serve(conn: Conn, info: Info, service: Arc<dyn Service>, stop: Cancella
     // Its side of a connection must have ended before there is another one of ours: the second of two with one cid that ends
     // ends the old upper.
     let words = async {
-        write.write_all(&ws::close(1000, "", Some(mask()))).await?;
+        write.write_all(&ws::close(1000, "", Some(ws::mask()))).await?;
         while !serving.said_farewell {
             let n = read.read(&mut buffer).await?;
             if n == 0 || serving.handle_input(buffer.get(..n).unwrap_or_default()).is_err() {
@@ -227,13 +227,8 @@ impl Serving {
     }
 
     fn send(&mut self, opcode: Opcode, payload: &[u8]) {
-        self.output.extend_from_slice(&ws::encode(opcode, payload, Some(mask())));
+        self.output.extend_from_slice(&ws::encode(opcode, payload, Some(ws::mask())));
     }
-}
-
-/// Keeps intermediaries from being fooled by what looks like HTTP (RFC 6455 10.3); nothing secret depends on it.
-fn mask() -> [u8; 4] {
-    getrandom::u32().unwrap_or(0x5bd1_e995).to_ne_bytes()
 }
 
 /// The body of our answer; what goes wrong is a text, for there is no status to say it.

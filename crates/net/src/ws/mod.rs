@@ -242,6 +242,12 @@ pub fn encode(opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) -> Bytes {
     out.into()
 }
 
+/// A key for the next frame of a client. It keeps intermediaries from being fooled by what looks like HTTP (RFC 6455 10.3); nothing
+/// secret depends on it.
+pub fn mask() -> [u8; 4] {
+    getrandom::u32().unwrap_or(0x5bd1_e995).to_ne_bytes()
+}
+
 /// A close frame with a status and a reason of at most 123 bytes.
 pub fn close(status: u16, reason: &str, mask: Option<[u8; 4]>) -> Bytes {
     let mut payload = status.to_be_bytes().to_vec();

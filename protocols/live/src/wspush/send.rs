@@ -291,7 +291,7 @@ impl Sending {
         if tag.is_empty() {
             return Ok(());
         }
-        let frame = ws::encode(Opcode::Binary, &tag, Some(mask()));
+        let frame = ws::encode(Opcode::Binary, &tag, Some(ws::mask()));
         if std::mem::replace(&mut self.begun, true) && !self.before_tags.is_empty() {
             let both = [&self.before_tags[..], &frame].concat();
             return self.write(&both).await;
@@ -300,7 +300,7 @@ impl Sending {
     }
 
     async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), PushError> {
-        self.write(&ws::encode(opcode, payload, Some(mask()))).await
+        self.write(&ws::encode(opcode, payload, Some(ws::mask()))).await
     }
 
     async fn write(&mut self, mut left: &[u8]) -> Result<(), PushError> {
@@ -327,7 +327,7 @@ impl Sending {
         };
         let (read, write) = (&mut self.read, &mut self.write);
         let words = async {
-            write.write_all(&ws::close(status, end.name(), Some(mask()))).await?;
+            write.write_all(&ws::close(status, end.name(), Some(ws::mask()))).await?;
             write.shutdown().await?;
             let mut ignored = vec![0; MESSAGE_BYTES];
             while read.read(&mut ignored).await? > 0 {}
@@ -340,11 +340,6 @@ impl Sending {
 async fn until_then<T>(then: Instant, what: T) -> T {
     sleep_until(then).await;
     what
-}
-
-/// Keeps intermediaries from being fooled by what looks like HTTP (RFC 6455 10.3); nothing secret depends on it.
-fn mask() -> [u8; 4] {
-    getrandom::u32().unwrap_or(0x5bd1_e995).to_ne_bytes()
 }
 
 /// Path and query, with our cid where the query has none.
