@@ -23,7 +23,7 @@ pub fn translate(file: &Value) -> Option<Translated> {
         match block.to_ascii_lowercase().as_str() {
             "global" => {}
             "erwscascade" => work.erwscascade(value),
-            "rtmp" | "hdl" | "rtsp" => work.protocol(block, value),
+            known @ ("rtmp" | "hdl" | "rtsp") => work.protocol(known, value),
             _ => work.warn(format!("`{block}` means nothing here and is left out")),
         }
     }
@@ -166,7 +166,9 @@ impl Work {
     fn protocol(&mut self, block: &str, value: &Value) {
         if block == "rtsp" {
             self.warn("`rtsp`: RTSP is not in this version; its port is not opened".into());
-        } else if let Some(listen) = value.pointer("/tcp/listenaddr").and_then(Value::as_str) {
+        } else if block == "rtmp"
+            && let Some(listen) = value.pointer("/tcp/listenaddr").and_then(Value::as_str)
+        {
             self.set("/rtmp/listen", if listen.is_empty() { Value::Null } else { address(listen).into() });
         }
         if let Some(pull) = value.get("pull") {
