@@ -716,3 +716,16 @@ async fn through_the_old_url_our_own_lower_s_answers_keep_status_and_headers_and
     let answer = exchange(upper.address(), chunked.as_bytes(), false).await;
     assert_eq!((answer.status, answer.text()), (200, "hello world".into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_do_not_wait_behind_a_lower_that_never_tells_its_streams() {
+    let upper = TestNode::start(OLD);
+    let lower = OldLower::dial(upper.address(), "c1").await.unwrap();
+    tokio::spawn(lower.serve(|asked| (!asked.url.ends_with("streamlist")).then(|| b"here".to_vec())));
+    linked(&upper, "c1").await;
+    for _ in 0..5 {
+        let begun = Instant::now();
+        assert_eq!(upper.get("/peer/c1/x").await.text(), "here");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use culvert_cascade::catalogue::MOST_STREAMS;
 use culvert_link::{Conn, LinkError};
+use culvert_media::StreamName;
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +30,11 @@ const SILENCE: Duration = Duration::from_secs(25);
 const BUSY_SILENCE: Duration = Duration::from_secs(60);
 /// Its streams are asked for this often: it does not tell.
 const POLL: Duration = Duration::from_secs(10);
+/// It has so long for that, so that callers do not wait behind a lower that has no such list; then it is left alone for a while.
+const POLL_ANSWER: Duration = Duration::from_secs(3);
+const POLL_AGAIN: Duration = Duration::from_secs(60);
+/// Most bytes of a text for people.
+const TEXT_BYTES: usize = 256;
 const POLL_URL: &str = "/erwscascade/api/streamlist";
 /// With so much unwritten, pings are not answered any more.
 const PONGS_BYTES: usize = 64 << 10;
@@ -166,7 +172,10 @@ impl Driving {
 
     fn handle_message(&mut self, text: &[u8]) {
         match control::Message::read(text) {
-            Ok(control::Message::Info(info)) => {
+            Ok(control::Message::Info(mut info)) => {
+                for text in [&mut info.cid, &mut info.name, &mut info.serial] {
+                    text.truncate(text.floor_char_boundary(TEXT_BYTES));
+                }
                 if !info.cid.is_empty() && info.cid != self.shared.cid {
                     tracing::info!(peer = %self.shared.cid, says = %info.cid, "an old lower calls itself otherwise; what it dialled as counts");
                 }
@@ -203,8 +212,9 @@ impl Driving {
             tracing::debug!(peer = %self.shared.cid, "an old lower's list of streams cannot be read");
             return;
         };
+        let named = items.unwrap_or_default().into_iter().map(|item| item.path);
         let streams: BTreeSet<String> =
-            items.unwrap_or_default().into_iter().map(|item| item.path).take(MOST_STREAMS).collect();
+            named.filter(|name| StreamName::parse(name).is_ok()).take(MOST_STREAMS).collect();
         self.know(|known| known.streams = streams);
     }
 
@@ -230,7 +240,11 @@ impl Driving {
         self.sn += 1;
         request.sn = self.sn;
         self.send(Opcode::Text, request.text().as_bytes());
-        self.flight = Some(Flight { sn: self.sn, whose, deadline: Instant::now() + self.timeout });
+        let within = match whose {
+            Whose::Caller(_) => self.timeout,
+            Whose::Ours => self.timeout.min(POLL_ANSWER),
+        };
+        self.flight = Some(Flight { sn: self.sn, whose, deadline: Instant::now() + within });
     }
 
     fn send(&mut self, opcode: Opcode, payload: &[u8]) {
@@ -251,10 +265,13 @@ impl Driving {
         if now >= self.dead_at() {
             return Err(format!("it said nothing for {} s", (now - self.heard).as_secs()));
         }
-        if let Some(Flight { whose: Whose::Caller(caller), .. }) = self.flight.take_if(|flight| now >= flight.deadline)
-        {
-            self.owes += 1;
-            drop(caller.send(Err(LinkError::Silent(self.timeout))));
+        match self.flight.take_if(|flight| now >= flight.deadline).map(|flight| flight.whose) {
+            Some(Whose::Caller(caller)) => {
+                self.owes += 1;
+                drop(caller.send(Err(LinkError::Silent(self.timeout))));
+            }
+            Some(Whose::Ours) => self.poll_at = now + POLL_AGAIN,
+            None => {}
         }
         if now >= self.ping_at {
             self.ping_at = now + PING;
