@@ -37,7 +37,16 @@ impl TestNode {
     }
 
     fn with(port: u16, who: &str, yaml: &str) -> TestNode {
-        let dir = tempfile::tempdir().expect("a temporary folder");
+        TestNode::in_dir(tempfile::tempdir().expect("a temporary folder"), port, who, yaml)
+    }
+
+    /// Ends it and starts it again on another port, with what it kept in its folder.
+    pub async fn again(self, yaml: &str) -> TestNode {
+        self.node.drain().await;
+        TestNode::in_dir(self.dir, 0, "", yaml)
+    }
+
+    fn in_dir(dir: TempDir, port: u16, who: &str, yaml: &str) -> TestNode {
         let own = format!("listen: 127.0.0.1:{port}\nnode: {{{who}data_dir: {:?}}}\n", dir.path().join("data"));
         let config = config::parse(&(own + yaml), Path::new("test.yaml")).unwrap_or_else(|fault| panic!("{fault}"));
         let node = Node::start(&config).unwrap_or_else(|fault| panic!("{fault:#}"));

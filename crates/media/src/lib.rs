@@ -12,6 +12,7 @@ mod mux;
 mod name;
 mod time;
 mod track;
+mod wall;
 
 pub use cid::{Cid, CidError};
 pub use codec::CodecError;
@@ -20,3 +21,4 @@ pub use mux::{Chunk, Mux};
 pub use name::{NameError, StreamName};
 pub use time::Time;
 pub use track::{Audio, Codec, Detail, Kind, Track, TrackId, Tracks, Video};
+pub use wall::rfc3339;

@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod door;
 mod http;
 pub mod logs;
+mod machine;
 pub mod metrics;
 mod node;
 mod pages;

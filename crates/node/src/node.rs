@@ -22,7 +22,7 @@ use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::pages;
 use crate::protocols::Protocols;
-use crate::relays::{Pulls, Pushes, Routes};
+use crate::relays::{Pulls, Pushes, Routes, Saved};
 
 /// How long a drain may take in all.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -63,6 +63,7 @@ impl Node {
         let cascade = Cascade::new(config, &identity, parts, guard.clone(), hub.clone(), pulls.clone())?;
         let routes = Routes::new(dial, cascade.dialled());
         let pushes = Pushes::new(hub.clone(), identity.cid.clone(), routes, silence, stop.clone());
+        let saved = Saved::load(&config.node.data_dir)?;
         let protocols = Protocols::new(&gate, pace, culvert_rtmp::Limits { handshake, silence });
         let figures = Arc::new(DoorFigures::default());
         let ready = Arc::new(AtomicBool::new(true));
@@ -72,13 +73,14 @@ impl Node {
             hub: hub.clone(),
             pulls: pulls.clone(),
             pushes: pushes.clone(),
+            saved: saved.clone(),
             cascade: cascade.clone(),
             config: shown,
         };
         let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone());
         let router = protocols.live.router().merge(api::router(api)).merge(cascade.router(gate.clone()));
         let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));
-        let old = Old { cascade: cascade.clone(), hub: hub.clone(), pushes: pushes.clone() };
+        let old = Old::new(&cascade, &hub, &pulls, &pushes, &saved, (&identity.cid, &config.node.data_dir));
         let router = cascade.in_front_of(protocols.live.in_front_of(old.in_front_of(router)));
         let inside = router.clone();
         let http = Http::new(router, handshake, stop.clone());
@@ -101,6 +103,7 @@ impl Node {
         cascade.dial(&inside, &stop);
         pulls.start_always();
         pushes.start_configured(&config.push);
+        saved.begin(&pulls, &pushes);
         tracing::info!(%address, secure, cid = %identity.cid.as_str(), "serving");
         Ok(Node { identity, address, secure, hub, cascade, guard, ready, stop })
     }

@@ -2,6 +2,7 @@
 //! ([`Said`], [`Fault`]). What is done is the node's business.
 
 mod proxied;
+mod shapes;
 
 use bytes::Bytes;
 use culvert_cascade::Destination;
@@ -11,6 +12,7 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 pub use self::proxied::proxied;
+pub use self::shapes::{Interface, Machine, Relay, plugins, puller, pusher, source, stream, summary};
 
 /// What an old URL asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,34 +26,107 @@ pub enum Asked {
     /// The streams of this node.
     StreamList,
     /// Start a push of a stream to a URL.
-    Push(String, String),
+    Push(Order),
     /// End the push to a URL.
     StopPush(String),
+    /// Fetch a stream from a URL.
+    Pull(Order),
+    /// The pulls.
+    ListPull,
+    /// The streams that came in by this plugin.
+    ListOf(Plugin),
     /// The pushes.
     ListPush,
     /// One stream.
     Stream(String),
     /// End a stream.
     CloseStream(String),
+    /// End a viewer of a stream, by the id that the stream's `Subscribers` have.
+    StopSubscribe(String, String),
     /// Version and start of the program.
     SysInfo,
-    /// What was there in m7s and is not here.
-    Missing(&'static str),
+    /// The machine, and the streams in brief.
+    Summary,
+    /// What this program speaks, as plugins.
+    Plugins,
+}
+
+/// A pull or push by command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The stream's name here.
+    pub stream: String,
+    /// Where from or where to.
+    pub target: String,
+    /// What is to be there after a restart.
+    pub save: Save,
+}
+
+/// `save=` of a pull or push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Save {
+    /// It ends with the process.
+    No,
+    /// It is begun again at the next start (`pullonstart`, `pushlist`).
+    Always,
+    /// A pull that is begun by viewers, at the next start, too (`pullonsub`).
+    OnDemand,
+}
+
+/// A plugin of m7s that pulls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plugin {
+    /// RTMP.
+    Rtmp,
+    /// RTSP.
+    Rtsp,
+    /// HTTP-FLV.
+    Hdl,
+    /// HLS.
+    Hls,
+}
+
+impl Plugin {
+    /// As it begins the types of m7s.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Plugin::Rtmp => "RTMP",
+            Plugin::Rtsp => "RTSP",
+            Plugin::Hdl => "HDL",
+            Plugin::Hls => "HLS",
+        }
+    }
+
+    /// By its name in a path.
+    fn of_path(name: &str) -> Option<Plugin> {
+        match name {
+            "rtmp" => Some(Plugin::Rtmp),
+            "rtsp" => Some(Plugin::Rtsp),
+            "hdl" => Some(Plugin::Hdl),
+            "hls" => Some(Plugin::Hls),
+            _ => None,
+        }
+    }
 }
 
 impl Asked {
     /// Whether it changes something. Old scripts ask by GET.
     pub fn changes(&self) -> bool {
         match self {
-            Asked::Push(..) | Asked::StopPush(_) | Asked::CloseStream(_) => true,
+            Asked::Push(_) | Asked::StopPush(_) | Asked::Pull(_) | Asked::CloseStream(_) | Asked::StopSubscribe(..) => {
+                true
+            }
             Asked::Proxy(_)
             | Asked::Slash(_)
             | Asked::ClientList
             | Asked::StreamList
             | Asked::ListPush
+            | Asked::ListPull
+            | Asked::ListOf(_)
             | Asked::Stream(_)
             | Asked::SysInfo
-            | Asked::Missing(_) => false,
+            | Asked::Summary
+            | Asked::Plugins => false,
         }
     }
 }
@@ -79,6 +154,16 @@ impl Fault {
     /// No such push.
     pub fn no_pusher() -> Fault {
         Fault { code: 4043, message: "no such pusher".into() }
+    }
+
+    /// No such viewer.
+    pub fn no_subscriber() -> Fault {
+        Fault { code: 4044, message: "no such subscriber".into() }
+    }
+
+    /// It could not be begun.
+    pub fn publish(message: impl Into<String>) -> Fault {
+        Fault { code: 5002, message: message.into() }
     }
 
     /// Nothing there.
@@ -112,7 +197,12 @@ pub fn asked(target: &str) -> Option<Result<Asked, Fault>> {
     }
     let value = |name: &str| parameter(query, name).filter(|value| !value.is_empty());
     let needed = |name: &str| value(name).ok_or_else(|| Fault::query(format!("{name} is missing")));
-    Some(match path.to_ascii_lowercase().trim_end_matches('/') {
+    let order = |save: fn(&str) -> Save| {
+        let save = parameter(query, "save").map_or(Save::No, |value| save(&value));
+        Ok(Order { stream: needed("streamPath")?, target: needed("target")?, save })
+    };
+    let path = path.to_ascii_lowercase();
+    Some(match path.trim_end_matches('/') {
         "/erwscascade/api/clientlist" => Ok(Asked::ClientList),
         "/erwscascade/api/streamlist" => match value("cid") {
             Some(cid) => Destination::parse(&format!("{cid}/erwscascade/api/streamlist"))
@@ -120,23 +210,43 @@ pub fn asked(target: &str) -> Option<Result<Asked, Fault>> {
                 .map_err(|fault| Fault::query(fault.to_string())),
             None => Ok(Asked::StreamList),
         },
-        "/erwscascade/api/push" | "/rtmp/api/push" => {
-            needed("streamPath").and_then(|stream| Ok(Asked::Push(stream, needed("target")?)))
-        }
+        "/erwscascade/api/push" => order(push_saved).map(Asked::Push),
         "/api/stop/push" => needed("url").map(Asked::StopPush),
-        "/api/list/push" | "/rtmp/api/list/push" => Ok(Asked::ListPush),
+        "/api/list/push" => Ok(Asked::ListPush),
+        "/api/list/pull" => Ok(Asked::ListPull),
         "/api/stream" => needed("streamPath").map(Asked::Stream),
         "/api/closestream" => needed("streamPath").map(Asked::CloseStream),
-        "/api/sysinfo" => Ok(Asked::SysInfo),
-        "/api/summary" | "/api/plugins" | "/api/list/pull" | "/api/stop/subscribe" => {
-            Ok(Asked::Missing("this call of m7s is not in this version; /api/v1/ has what it told"))
+        "/api/stop/subscribe" => {
+            needed("streamPath").and_then(|stream| Ok(Asked::StopSubscribe(stream, needed("id")?)))
         }
-        "/rtmp/api/pull" | "/rtmp/api/list" | "/hdl/api/pull" | "/hdl/api/list" | "/rtsp/api/push"
-        | "/rtsp/api/pull" | "/rtsp/api/list" | "/hls/api/pull" | "/hls/api/list" => Ok(Asked::Missing(
-            "pulls are not begun by command in this version; put them under `pull` in the configuration",
-        )),
-        _ => return None,
+        "/api/sysinfo" => Ok(Asked::SysInfo),
+        "/api/summary" => Ok(Asked::Summary),
+        "/api/plugins" => Ok(Asked::Plugins),
+        other => {
+            let (plugin, call) = other.strip_prefix('/')?.split_once("/api/")?;
+            let plugin = Plugin::of_path(plugin)?;
+            match call {
+                "list" => Ok(Asked::ListOf(plugin)),
+                "pull" => order(pull_saved).map(Asked::Pull),
+                "push" if matches!(plugin, Plugin::Rtmp | Plugin::Rtsp) => order(push_saved).map(Asked::Push),
+                _ => return None,
+            }
+        }
     })
+}
+
+/// `save=0|1|2`; what is none of them is 0, as there.
+fn pull_saved(value: &str) -> Save {
+    match value {
+        "1" => Save::Always,
+        "2" => Save::OnDemand,
+        _ => Save::No,
+    }
+}
+
+/// `save` with anything but 0 in it.
+fn push_saved(value: &str) -> Save {
+    if matches!(value, "" | "0" | "false") { Save::No } else { Save::Always }
 }
 
 /// The answer, as text, or as `?format=json` has it.
@@ -177,9 +287,20 @@ mod tests {
         assert_eq!(of("/ErWsCascade/Api/ClientList/?format=json"), Asked::ClientList);
         assert_eq!(of("/erwscascade/api/streamlist"), Asked::StreamList);
         assert_eq!(of("/api/stream?streamPath=live/a"), Asked::Stream("live/a".into()));
-        let push = Asked::Push("live/a".into(), "ws://h:1/erwscascade/wspush/live/a".into());
+        let order = |save| Order { stream: "live/a".into(), target: "ws://h:1/erwscascade/wspush/live/a".into(), save };
+        let push = Asked::Push(order(Save::No));
         assert_eq!(of("/erwscascade/api/push?streamPath=live/a&target=ws://h:1/erwscascade/wspush/live/a"), push);
         assert!(push.changes() && !Asked::ClientList.changes());
+        let query = "streamPath=live/a&target=ws://h:1/erwscascade/wspush/live/a";
+        assert_eq!(of(&format!("/rtmp/api/push?{query}&save=1")), Asked::Push(order(Save::Always)));
+        for (save, means) in
+            [("", Save::No), ("&save=0", Save::No), ("&save=1", Save::Always), ("&save=2", Save::OnDemand)]
+        {
+            let asked = of(&format!("/hdl/api/pull?{query}{save}"));
+            assert!(asked == Asked::Pull(order(means)) && asked.changes(), "{save}: {asked:?}");
+        }
+        assert_eq!(of("/RTSP/api/list"), Asked::ListOf(Plugin::Rtsp));
+        assert_eq!(of("/api/stop/subscribe?streamPath=a&id=7"), Asked::StopSubscribe("a".into(), "7".into()));
         let to =
             Destination { cid: culvert_media::Cid::parse("c1").unwrap(), target: "/erwscascade/api/streamlist".into() };
         assert_eq!(of("/erwscascade/api/streamlist?cid=c1"), Asked::Proxy(to));
@@ -190,6 +311,9 @@ mod tests {
             "/hdl/live/a.flv",
             "/erwscascade/wspush/a",
             "/play/api/stream",
+            "/hdl/api/push",
+            "/rtmp/api/list/more",
+            "/x/api/list",
         ] {
             assert_eq!(asked(ours), None, "{ours}");
         }

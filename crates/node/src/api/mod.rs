@@ -4,7 +4,9 @@
 mod caller;
 mod events;
 mod lists;
+mod orders;
 mod peers;
+mod pulls;
 mod pushes;
 
 use std::sync::Arc;
@@ -21,11 +23,10 @@ use serde_json::{Value, json};
 
 pub(crate) use self::caller::Caller;
 pub use self::caller::MayReadMetrics;
-pub(crate) use self::lists::rfc3339;
-use self::lists::{Page, page, relay, session, stream};
+use self::lists::{Page, page, session, stream};
 use crate::auth::{Action, Guard, Resource};
 use crate::cascade::Cascade;
-use crate::relays::{Pulls, Pushes};
+use crate::relays::{Pulls, Pushes, Saved};
 
 /// What the API shows.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ pub struct Api {
     pub pulls: Pulls,
     /// Streams sent elsewhere.
     pub pushes: Pushes,
+    /// Those of both that are begun again after a restart.
+    pub saved: Saved,
     /// Links to uppers and from lowers.
     pub cascade: Cascade,
     /// The configuration in force, masked.
@@ -93,7 +96,8 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/streams/{*name}", get(one_stream).delete(close_stream))
         .route("/api/v1/sessions", get(sessions))
         .route("/api/v1/sessions/{id}", get(one_session).delete(close_session))
-        .route("/api/v1/pulls", get(pulls))
+        .route("/api/v1/pulls", get(pulls::list).post(pulls::start))
+        .route("/api/v1/pulls/{*stream}", get(pulls::one).delete(pulls::stop))
         .route("/api/v1/pushes", get(pushes::list).post(pushes::start))
         .route("/api/v1/pushes/{id}", get(pushes::one).delete(pushes::stop))
         .route("/api/v1/peers", get(peers::list))
@@ -133,11 +137,7 @@ async fn streams(State(api): State<Api>, caller: Caller, At(at): At, RawQuery(qu
 }
 
 fn stream_name(name: &str) -> Result<StreamName, Problem> {
-    StreamName::parse(name).map_err(|why| Problem {
-        status: StatusCode::BAD_REQUEST,
-        kind: "bad-name",
-        detail: why.to_string(),
-    })
+    StreamName::parse(name).map_err(|why| Problem::bad("bad-name", why.to_string()))
 }
 
 async fn one_stream(State(api): State<Api>, caller: Caller, Path(name): Path<String>) -> Answer {
@@ -180,11 +180,6 @@ async fn close_session(State(api): State<Api>, caller: Caller, Path(id): Path<St
     tracing::info!(session = id, stream = %found.stream, by = %caller.remote, "closed by the API");
     found.cancel();
     Ok(Json(json!({ "closed": id })))
-}
-
-async fn pulls(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
-    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
-    Ok(page(&at, api.pulls.list(), |p| p.stream.clone(), relay))
 }
 
 async fn config(State(api): State<Api>, caller: Caller) -> Answer {

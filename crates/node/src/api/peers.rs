@@ -5,10 +5,10 @@ use axum::response::Json;
 use culvert_cascade::PeerInfo;
 use culvert_cascade::catalogue::{Catalogue, PeerItem, StreamItem, from_millis};
 use culvert_link::{LinkFigures, State as LinkState};
-use culvert_media::{Cid, StreamName};
+use culvert_media::{Cid, StreamName, rfc3339};
 use serde_json::{Value, json};
 
-use super::lists::{Page, page, rfc3339};
+use super::lists::{Page, page};
 use super::{Answer, Api, At, Caller, Problem};
 use crate::auth::{Action, Resource};
 

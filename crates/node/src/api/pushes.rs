@@ -1,24 +1,21 @@
 //! Pushes by command: `GET` and `POST /api/v1/pushes`, `GET` and `DELETE /api/v1/pushes/{id}`.
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use culvert_media::StreamName;
-use culvert_net::http1::PROBLEM_TYPE;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::caller::Caller;
 use super::lists::{page, push};
+use super::orders::{full, not_saved, order, there};
 use super::{Answer, Api, At, Problem};
 use crate::auth::{Action, Resource};
 use crate::config::{PushUrl, Retry};
 use crate::relays::{Order, StartError};
-
-/// An order has two names and a word; 64 KiB leave room for the longest URL many times over.
-const BODY_BYTES: usize = 64 << 10;
 
 pub(super) async fn list(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
     api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
@@ -34,7 +31,9 @@ pub(super) async fn one(State(api): State<Api>, caller: Caller, Path(id): Path<S
 
 pub(super) async fn stop(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Answer {
     api.guard.may(&caller, Action::ChangeApi, Resource::Node)?;
-    let known = number(&id).filter(|id| api.pushes.stop(*id)).ok_or_else(|| none(&id))?;
+    let known = number(&id).ok_or_else(|| none(&id))?;
+    let order = api.pushes.stop(known).ok_or_else(|| none(&id))?;
+    api.saved.forget_push(&order).await.map_err(not_saved)?;
     tracing::info!(push = known, by = %caller.remote, "push stopped by the API");
     Ok(Json(json!({ "stopped": known })))
 }
@@ -58,6 +57,9 @@ struct New {
     /// `forever`, `never`, or a number as such or as text.
     #[serde(default)]
     retry: Option<Value>,
+    /// Begin it again after a restart.
+    #[serde(default)]
+    save: bool,
 }
 
 pub(super) async fn start(
@@ -68,42 +70,26 @@ pub(super) async fn start(
 ) -> Result<Response, Problem> {
     // Before the body: whoever may not needs no help with it. It makes this node dial, so it is about all of it.
     api.guard.may(&caller, Action::ChangeApi, Resource::Node)?;
-    if !is_json(&headers) {
-        // A web page can send any other type without being asked for permission first.
-        let detail = "send the order as application/json".to_string();
-        return Err(Problem { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, kind: "not-json", detail });
-    }
-    let bytes = to_bytes(body, BODY_BYTES).await.map_err(|_| Problem {
-        status: StatusCode::PAYLOAD_TOO_LARGE,
-        kind: "too-large",
-        detail: format!("the body is cut off or larger than {BODY_BYTES} bytes"),
-    })?;
-    let order = read(&bytes)?;
+    let bytes = order(&headers, body).await?;
+    let (order, save) = read(&bytes)?;
     let stream = order.stream.clone();
-    match api.pushes.start(order) {
+    match api.pushes.start(order.clone()) {
         Ok(id) => {
+            if save {
+                api.saved.keep_push(&order).await.map_err(not_saved)?;
+            }
             tracing::info!(push = id, %stream, by = %caller.remote, "push begun by the API");
             let shown = api.pushes.get(id).map_or_else(|| json!({ "id": id }), |info| push(&info));
             Ok((StatusCode::CREATED, [(LOCATION, format!("/api/v1/pushes/{id}"))], Json(shown)).into_response())
         }
-        Err(why @ StartError::There(id)) => {
-            let body = json!({ "type": "urn:culvert:exists", "status": 409, "detail": why.to_string(), "id": id });
-            Ok((StatusCode::CONFLICT, [(CONTENT_TYPE, PROBLEM_TYPE)], body.to_string()).into_response())
-        }
-        Err(why @ StartError::Full) => {
-            Err(Problem { status: StatusCode::SERVICE_UNAVAILABLE, kind: "full", detail: why.to_string() })
-        }
+        Err(why @ StartError::There(id)) => Ok(there(&why.to_string(), "id", id.into())),
+        Err(why @ StartError::Full) => Err(full(&why)),
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    media_type.split(';').next().is_some_and(|bare| bare.trim().eq_ignore_ascii_case("application/json"))
-}
-
 /// The order in a body; the faults are sentences without the URL, which may hold a secret.
-fn read(body: &[u8]) -> Result<Order, Problem> {
-    let bad = |kind, detail: String| Problem { status: StatusCode::BAD_REQUEST, kind, detail };
+fn read(body: &[u8]) -> Result<(Order, bool), Problem> {
+    let bad = Problem::bad;
     let new: New =
         serde_json::from_slice(body).map_err(|why| bad("bad-order", format!("no order for a push: {why}")))?;
     let stream = StreamName::parse(&new.stream).map_err(|why| bad("bad-name", why.to_string()))?;
@@ -117,7 +103,7 @@ fn read(body: &[u8]) -> Result<Order, Problem> {
         Some(other) => Retry::parse(&other.to_string()),
     };
     let retry = retry.map_err(|why| bad("bad-order", format!("retry: {why}")))?;
-    Ok(Order { stream, url, on_demand: new.on_demand, retry, once: false })
+    Ok((Order { stream, url, on_demand: new.on_demand, retry, once: false }, new.save))
 }
 
 #[cfg(test)]
@@ -131,11 +117,12 @@ mod tests {
 
     #[test]
     fn an_order_is_read_and_its_defaults_are_those_of_the_documents() {
-        let order = read(br#"{"stream": "live/a", "url": "ws://h/erwscascade/wspush/live/a"}"#).unwrap();
+        let (order, save) = read(br#"{"stream": "live/a", "url": "ws://h/erwscascade/wspush/live/a"}"#).unwrap();
+        assert!(!save);
         assert_eq!((order.stream.as_str(), order.on_demand, order.retry), ("live/a", false, Retry::Forever));
         for (retry, means) in [("\"never\"", Retry::Never), ("3", Retry::Times(3)), ("\"4\"", Retry::Times(4))] {
             let body = format!(r#"{{"stream": "a", "url": "wss://h/a/b", "on_demand": true, "retry": {retry}}}"#);
-            let order = read(body.as_bytes()).unwrap();
+            let (order, _) = read(body.as_bytes()).unwrap();
             assert_eq!((order.on_demand, order.retry), (true, means));
         }
     }

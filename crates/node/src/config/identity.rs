@@ -1,8 +1,8 @@
 //! What a node makes for itself at its first start and keeps in `data_dir`: its platform id and its admin token.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use culvert_media::Cid;
 use thiserror::Error;
 
+use super::kept;
 use super::node::Node;
 
 /// Who this node is, once it runs.
@@ -174,39 +175,8 @@ fn text(file: &mut File, path: &Path) -> Result<String, IdentityError> {
     Ok(text)
 }
 
-/// Writes a file so that it is there as a whole or not at all, also after a power cut: aside, synced, renamed.
 fn keep(path: &Path, text: &str, mode: u32) -> Result<(), IdentityError> {
-    let aside = path.with_extension(format!("new-{}", std::process::id()));
-    let written = (|| {
-        // Left by a start that was cut short; its mode is not to be trusted.
-        match fs::remove_file(&aside) {
-            Ok(()) => {}
-            Err(why) if why.kind() == ErrorKind::NotFound => {}
-            Err(why) => return Err(why),
-        }
-        let mut file = create(&aside, mode)?;
-        file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        // The rename itself is lasting once the folder is synced.
-        match path.parent() {
-            Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
-            Some(_) | None => Ok(()),
-        }
-    })();
-    written.map_err(|why| failed(path, "writing this file", why))
-}
-
-#[cfg(unix)]
-fn create(path: &Path, mode: u32) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
-}
-
-#[cfg(not(unix))]
-fn create(path: &Path, _mode: u32) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).open(path)
+    kept::keep(path, text, mode).map_err(|why| failed(path, "writing this file", why))
 }
 
 #[cfg(unix)]

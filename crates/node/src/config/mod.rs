@@ -7,6 +7,7 @@ mod auth;
 mod cascade;
 mod glob;
 mod identity;
+mod kept;
 mod limits;
 mod node;
 mod overlay;
@@ -28,6 +29,7 @@ pub use self::cascade::{
 };
 pub use self::glob::Glob;
 pub use self::identity::{AdminToken, IdentityError, NodeIdentity};
+pub(crate) use self::kept::keep as keep_file;
 pub use self::limits::{GopCache, Limits};
 pub use self::node::{Label, Node};
 pub use self::overlay::{environment, overlay};

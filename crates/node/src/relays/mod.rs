@@ -2,12 +2,14 @@
 
 mod pulls;
 mod pushes;
+mod saved;
 
 use std::sync::Mutex;
 use std::time::SystemTime;
 
-pub use pulls::Pulls;
+pub use pulls::{PullError, Pulls};
 pub use pushes::{Order, PushInfo, Pushes, Routes, StartError};
+pub use saved::Saved;
 
 /// What one pull or push is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
-//! Streams fetched from elsewhere: all the time, or while somebody watches.
+//! Streams fetched from elsewhere: all the time, or while somebody watches; by configuration, or by command.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use culvert_hub::{Demand, End, Hub, Identity, Publisher, Refusal, Source, Starting};
 use culvert_media::StreamName;
 use rustls::ClientConfig;
+use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use super::{Board, Doing, RelayInfo};
 use crate::config::{Pull, PullUrl};
@@ -35,61 +35,141 @@ struct Inner {
     tls: Arc<ClientConfig>,
     silence: Duration,
     stop: CancellationToken,
-    running: Mutex<HashMap<StreamName, Running>>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    running: HashMap<StreamName, Running>,
+    /// On demand by command; asked before the patterns of the configuration.
+    on_demand: BTreeMap<StreamName, PullUrl>,
 }
 
 #[derive(Clone)]
 struct Running {
     board: Arc<Board>,
     failed: watch::Receiver<Option<Refusal>>,
-    always: bool,
+    kind: Kind,
+    stop: CancellationToken,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// From the configuration.
+    Always,
+    /// Begun by command, and all the time from then on.
+    Command,
+    /// While somebody watches.
+    OnDemand,
+}
+
+impl Kind {
+    /// The word in the API.
+    const fn name(self) -> &'static str {
+        match self {
+            Kind::Always | Kind::Command => "always",
+            Kind::OnDemand => "on_demand",
+        }
+    }
+}
+
+/// Why a pull was not begun.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PullError {
+    /// There is one of this name.
+    #[error("a pull of {0} is there already; stop it first to begin anew")]
+    There(StreamName),
+    /// Too many.
+    #[error("this node has as many pulls as it may ({PULLS}); stop one")]
+    Full,
 }
 
 impl Pulls {
     /// The pulls of this configuration, none begun. `silence` bounds each step of a source, and the time between two
     /// pieces of media.
     pub fn new(hub: Hub, config: Pull, tls: Arc<ClientConfig>, silence: Duration, stop: CancellationToken) -> Pulls {
-        Pulls(Arc::new(Inner { hub, config, tls, silence, stop, running: Mutex::default() }))
+        Pulls(Arc::new(Inner { hub, config, tls, silence, stop, table: Mutex::default() }))
     }
 
     /// Spawns a task for each stream that is pulled all the time.
     pub fn start_always(&self) {
         for (stream, url) in &self.0.config.always {
-            let (failed, seen) = watch::channel(None);
-            let board = Arc::new(Board::new(stream.to_string(), mask_url(url.url().as_str()), "always"));
-            self.running().insert(stream.clone(), Running { board: board.clone(), failed: seen, always: true });
-            tokio::spawn(self.clone().keep(stream.clone(), url.clone(), board, failed, false));
+            self.begin(&mut self.table(), stream, url, Kind::Always);
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<StreamName, Running>> {
-        self.0.running.lock().expect("no code panics while it holds the table of pulls")
+    /// Spawns a task that pulls this stream until it is stopped; with `on_demand` it is pulled while somebody watches.
+    pub fn add(&self, stream: &StreamName, url: &PullUrl, on_demand: bool) -> Result<(), PullError> {
+        let mut table = self.table();
+        if table.running.contains_key(stream) || table.on_demand.contains_key(stream) {
+            return Err(PullError::There(stream.clone()));
+        }
+        if table.running.len() + table.on_demand.len() >= PULLS {
+            return Err(PullError::Full);
+        }
+        match on_demand {
+            true => drop(table.on_demand.insert(stream.clone(), url.clone())),
+            false => drop(self.begin(&mut table, stream, url, Kind::Command)),
+        }
+        Ok(())
     }
 
-    /// What each pull is doing; those on demand that nobody watches are not there.
+    /// Ends a pull. False: there is none. What the configuration has is back with its next viewer, or after a restart.
+    pub fn stop(&self, stream: &StreamName) -> bool {
+        let mut table = self.table();
+        let known = table.on_demand.remove(stream).is_some();
+        let running = table.running.get(stream).map(|pull| pull.stop.cancel());
+        known || running.is_some()
+    }
+
+    fn begin(
+        &self,
+        table: &mut Table,
+        stream: &StreamName,
+        url: &PullUrl,
+        kind: Kind,
+    ) -> watch::Receiver<Option<Refusal>> {
+        let (failed, seen) = watch::channel(None);
+        let board = Arc::new(Board::new(stream.to_string(), mask_url(url.url().as_str()), kind.name()));
+        let stop = self.0.stop.child_token();
+        let running = Running { board: board.clone(), failed: seen.clone(), kind, stop: stop.clone() };
+        table.running.insert(stream.clone(), running);
+        let pull = Order { stream: stream.clone(), url: url.clone(), board, kind, stop };
+        tokio::spawn(self.clone().keep(pull, failed));
+        seen
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().expect("no code panics while it holds the table of pulls")
+    }
+
+    /// What each pull is doing; those on demand by the configuration that nobody watches are not there.
     pub fn list(&self) -> Vec<RelayInfo> {
-        let mut list: Vec<_> = self.running().values().map(|pull| pull.board.info()).collect();
+        let table = self.table();
+        let mut list: Vec<_> = table.running.values().map(|pull| pull.board.info()).collect();
+        let waiting = table.on_demand.iter().filter(|(stream, _)| !table.running.contains_key(stream));
+        list.extend(waiting.map(|(stream, url)| {
+            Board::new(stream.to_string(), mask_url(url.url().as_str()), Kind::OnDemand.name()).info()
+        }));
         list.sort_by(|a, b| a.stream.cmp(&b.stream));
         list
     }
 
     /// Streams that would be pulled for a first viewer and are not pulled now; those of patterns are not known.
     pub fn available(&self) -> Vec<StreamName> {
-        let running = self.running();
+        let table = self.table();
         let rows = self.0.config.on_demand.rows().iter().filter(|row| row.streams.wildcards() == 0);
-        let names = rows.filter_map(|row| StreamName::parse(&row.streams.to_string()).ok());
-        names.filter(|name| !running.contains_key(name)).collect()
+        let configured = rows.filter_map(|row| StreamName::parse(&row.streams.to_string()).ok());
+        let mut names: Vec<_> = configured.chain(table.on_demand.keys().cloned()).collect();
+        names.retain(|name| !table.running.contains_key(name));
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// Keeps one stream coming, until the node ends or, on demand, until nobody has watched for the grace.
-    async fn keep(
-        self,
-        stream: StreamName,
-        url: PullUrl,
-        board: Arc<Board>,
-        failed: watch::Sender<Option<Refusal>>,
-        on_demand: bool,
-    ) {
+    async fn keep(self, pull: Order, failed: watch::Sender<Option<Refusal>>) {
+        let (stream, url, board) = (&pull.stream, &pull.url, &pull.board);
         let mut backoff = Backoff::default();
         let mut held: Option<Publisher> = None;
         // When media last flowed.
@@ -97,15 +177,15 @@ impl Pulls {
         loop {
             board.set(Doing::Starting, None);
             let mut live = None;
-            let (ended, publisher) = self.attempt(&stream, url.url(), &board, held.take(), &mut live, on_demand).await;
+            let (ended, publisher) = self.attempt(&pull, held.take(), &mut live).await;
             let why = match ended {
                 Attempt::Unwanted => {
                     // The stream first, then the table: whoever comes in between sees this attempt end without a word,
                     // and asks for another.
                     if let Some(publisher) = publisher {
-                        publisher.finish(if self.0.stop.is_cancelled() { End::Closed } else { End::Finished });
+                        publisher.finish(if pull.stop.is_cancelled() { End::Closed } else { End::Finished });
                     }
-                    self.running().remove(&stream);
+                    self.table().running.remove(stream);
                     return;
                 }
                 Attempt::Failed(why) => why,
@@ -118,9 +198,9 @@ impl Pulls {
             let wait = backoff.after(live);
             // Viewers of a source that was live stay for a while.
             let keep = lost_at.is_some_and(|lost| lost.elapsed() + wait < KEEP_VIEWERS);
-            if on_demand && !keep {
+            if pull.kind == Kind::OnDemand && !keep {
                 // Its viewers are told at once; the next one makes another attempt.
-                self.running().remove(&stream);
+                self.table().running.remove(stream);
                 let why = format!("the source of {stream} failed: {why}");
                 failed.send_replace(Some(Refusal::NotStarted(why)));
                 return;
@@ -128,22 +208,20 @@ impl Pulls {
             held = publisher.filter(|_| keep);
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.0.stop.cancelled() => break,
+                () = pull.stop.cancelled() => break,
             }
         }
-        self.running().remove(&stream);
+        self.table().running.remove(stream);
     }
 
     /// One connection to the source. The publisher comes back, so that its viewers can be kept.
     async fn attempt(
         &self,
-        stream: &StreamName,
-        url: &Url,
-        board: &Board,
+        pull: &Order,
         held: Option<Publisher>,
         live: &mut Option<Instant>,
-        on_demand: bool,
     ) -> (Attempt, Option<Publisher>) {
+        let (stream, url, board) = (&pull.stream, pull.url.url(), &pull.board);
         let again = held.is_some();
         let publisher = match held {
             Some(publisher) => publisher,
@@ -176,16 +254,26 @@ impl Pulls {
         };
         let ended = tokio::select! {
             ended = source => Attempt::Failed(ended.err().unwrap_or_else(|| "the source ended".into())),
-            () = publisher.cancelled() => match on_demand {
-                true => Attempt::Unwanted,
-                false => Attempt::Failed("closed by the API".into()),
+            () = publisher.cancelled() => match pull.kind {
+                // Who closes the stream of a command means the command.
+                Kind::OnDemand | Kind::Command => Attempt::Unwanted,
+                Kind::Always => Attempt::Failed("closed by the API".into()),
             },
-            () = publisher.end_unwatched(first, grace), if on_demand => Attempt::Unwanted,
-            () = self.0.stop.cancelled() => Attempt::Unwanted,
+            () = publisher.end_unwatched(first, grace), if pull.kind == Kind::OnDemand => Attempt::Unwanted,
+            () = pull.stop.cancelled() => Attempt::Unwanted,
         };
         let cancelled = publisher.session().figures().is_cancelled();
         (ended, Some(publisher).filter(|_| !cancelled))
     }
+}
+
+/// One of the pulls.
+struct Order {
+    stream: StreamName,
+    url: PullUrl,
+    board: Arc<Board>,
+    kind: Kind,
+    stop: CancellationToken,
 }
 
 enum Attempt {
@@ -198,21 +286,17 @@ enum Attempt {
 impl Demand for Pulls {
     fn start(&self, stream: &StreamName) -> Option<Starting> {
         let timeout = self.0.config.start_timeout.get();
-        let mut running = self.running();
-        if let Some(pull) = running.get(stream) {
+        let mut table = self.table();
+        if let Some(pull) = table.running.get(stream) {
             // Viewers of a stream that is pulled all the time are told that it is not there.
-            return (!pull.always).then(|| Starting { timeout, failed: pull.failed.clone() });
+            return (pull.kind == Kind::OnDemand).then(|| Starting { timeout, failed: pull.failed.clone() });
         }
-        if running.len() >= PULLS {
+        let by_command = table.on_demand.get(stream).cloned();
+        let url = by_command.or_else(|| self.0.config.on_demand.url_for(stream))?;
+        if table.running.len() >= PULLS {
             let why = format!("this node pulls as many streams as it may ({PULLS})");
             return Some(Starting::refused(Refusal::Full(why)));
         }
-        let url = self.0.config.on_demand.url_for(stream)?;
-        let (failed, seen) = watch::channel(None);
-        let board = Arc::new(Board::new(stream.to_string(), mask_url(url.url().as_str()), "on_demand"));
-        running.insert(stream.clone(), Running { board: board.clone(), failed: seen.clone(), always: false });
-        drop(running);
-        tokio::spawn(self.clone().keep(stream.clone(), url, board, failed, true));
-        Some(Starting { timeout, failed: seen })
+        Some(Starting { timeout, failed: self.begin(&mut table, stream, &url, Kind::OnDemand) })
     }
 }

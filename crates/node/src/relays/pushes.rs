@@ -76,7 +76,7 @@ impl Routes {
 }
 
 /// What to push where.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Order {
     /// The stream's name here; it need not be there yet.
     pub stream: StreamName,
@@ -169,13 +169,11 @@ impl Pushes {
         Ok(id)
     }
 
-    /// Ends a push. False: there is none of this id. One of the configuration is back after a restart.
-    pub fn stop(&self, id: u64) -> bool {
-        let row = self.table().rows.remove(&id);
-        row.is_some_and(|row| {
-            row.stop.cancel();
-            true
-        })
+    /// Ends a push and returns what it was; None: there is none of this id. One of the configuration is back after a restart.
+    pub fn stop(&self, id: u64) -> Option<Order> {
+        let row = self.table().rows.remove(&id)?;
+        row.stop.cancel();
+        Some(row.order)
     }
 
     /// What each push is doing, the oldest first.
