@@ -13,6 +13,8 @@ use super::{CodecError, FrameInfo, MAX_SIDE, Slices, crop, fps};
 /// NAL unit types, H.264 table 7-1.
 const NAL_IDR: u8 = 5;
 const NAL_SEI: u8 = 6;
+/// profile_idc of Baseline.
+const PROFILE_BASELINE: u8 = 66;
 const NAL_SPS: u8 = 7;
 /// SEI payload type of the recovery point, H.264 D.1.1.
 pub(super) const SEI_RECOVERY_POINT: u32 = 6;
@@ -164,6 +166,9 @@ pub struct Sps {
     pub height: u32,
     /// Frames per second, where the timing information says so.
     pub fps: Option<f64>,
+    /// Most pictures that may be shown before one that is decoded earlier (max_num_reorder_frames), where that is said or follows
+    /// from the rest.
+    pub reordering: Option<u8>,
 }
 
 impl Sps {
@@ -185,7 +190,7 @@ impl Sps {
             chroma = Chroma::parse(&mut bits)?;
         }
         bits.ue_max("log2_max_frame_num_minus4", 12)?;
-        skip_order_count(&mut bits)?;
+        let in_order = skip_order_count(&mut bits)? == 2;
         bits.ue_max("max_num_ref_frames", 16)?;
         bits.skip(1)?; // gaps_in_frame_num_value_allowed_flag
         let width = (bits.ue_max("pic_width_in_mbs_minus1", MAX_SIDE / 16 - 1)? + 1) * 16;
@@ -206,7 +211,16 @@ impl Sps {
             visible_width = crop(width, bits.ue()?, bits.ue()?, unit_x)?;
             visible_height = crop(height, bits.ue()?, bits.ue()?, unit_y * fields)?;
         }
-        let fps = if bits.bit()? { vui_fps(&mut bits)? } else { None };
+        let (mut fps, mut reordering) = (None, None);
+        if bits.bit()? {
+            fps = vui_fps(&mut bits)?;
+            // What is behind the timing may be cut or broken without harm.
+            reordering = vui_reordering(&mut bits).ok().flatten();
+        }
+        if in_order || profile == PROFILE_BASELINE {
+            // Pictures are shown as they are decoded (8.2.1.3); Baseline has no B slices (A.2.1).
+            reordering = Some(0);
+        }
         Ok(Sps {
             id,
             profile,
@@ -219,6 +233,7 @@ impl Sps {
             width: visible_width,
             height: visible_height,
             fps,
+            reordering,
         })
     }
 }
@@ -274,8 +289,10 @@ fn skip_scaling_list(bits: &mut Reader<'_>, size: u32) -> Result<(), CodecError>
     Ok(())
 }
 
-fn skip_order_count(bits: &mut Reader<'_>) -> Result<(), CodecError> {
-    match bits.ue_max("pic_order_cnt_type", 2)? {
+/// Returns the type.
+fn skip_order_count(bits: &mut Reader<'_>) -> Result<u32, CodecError> {
+    let kind = bits.ue_max("pic_order_cnt_type", 2)?;
+    match kind {
         0 => {
             bits.ue_max("log2_max_pic_order_cnt_lsb_minus4", 12)?;
         }
@@ -289,7 +306,7 @@ fn skip_order_count(bits: &mut Reader<'_>) -> Result<(), CodecError> {
         }
         _ => {}
     }
-    Ok(())
+    Ok(kind)
 }
 
 /// H.264 E.1.1, up to the timing information.
@@ -301,6 +318,39 @@ fn vui_fps(bits: &mut Reader<'_>) -> Result<Option<f64>, CodecError> {
     // Two ticks are a frame: one for each field (E.2.1).
     let (units, scale) = (bits.bits(32)?, bits.bits(32)?);
     Ok(fps(f64::from(scale), 2.0 * f64::from(units)))
+}
+
+/// H.264 E.1.1, from behind the timing information on: max_num_reorder_frames.
+fn vui_reordering(bits: &mut Reader<'_>) -> Result<Option<u8>, CodecError> {
+    let (nal, vcl) = (skip_hrd(bits)?, skip_hrd(bits)?);
+    if nal || vcl {
+        bits.skip(1)?; // low_delay_hrd_flag
+    }
+    bits.skip(1)?; // pic_struct_present_flag
+    if !bits.bit()? {
+        return Ok(None);
+    }
+    bits.skip(1)?; // motion_vectors_over_pic_boundaries_flag
+    for _ in 0..4 {
+        bits.ue()?; // sizes and lengths of vectors
+    }
+    Ok(Some(bits.ue_max("max_num_reorder_frames", 16)? as u8))
+}
+
+/// H.264 E.1.2, where the flag before it says that it is there.
+fn skip_hrd(bits: &mut Reader<'_>) -> Result<bool, CodecError> {
+    if !bits.bit()? {
+        return Ok(false);
+    }
+    let count = bits.ue_max("cpb_cnt_minus1", 31)? + 1;
+    bits.skip(8)?;
+    for _ in 0..count {
+        bits.ue()?;
+        bits.ue()?;
+        bits.skip(1)?;
+    }
+    bits.skip(20)?;
+    Ok(true)
 }
 
 /// The part of the VUI that H.264 and H.265 have in common: aspect ratio, overscan, colours, chroma location.

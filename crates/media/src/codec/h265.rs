@@ -206,6 +206,8 @@ pub struct Sps {
     pub height: u32,
     /// Pictures per second, where the timing information says so.
     pub fps: Option<f64>,
+    /// Most pictures that may be shown before one that is decoded earlier (sps_max_num_reorder_pics), where that makes sense.
+    pub reordering: Option<u8>,
 }
 
 impl Sps {
@@ -249,7 +251,7 @@ impl Sps {
         // The record has three bits for each depth, the profiles stop at 16: 15 is what both can say.
         let bit_depth_luma = bits.ue_max("bit_depth_luma_minus8", 7)? as u8 + 8;
         let bit_depth_chroma = bits.ue_max("bit_depth_chroma_minus8", 7)? as u8 + 8;
-        skip_tools(&mut bits, max_sub_layers_minus1)?;
+        let reordering = skip_tools(&mut bits, max_sub_layers_minus1)?;
         let fps = if bits.bit()? { vui_fps(&mut bits)? } else { None };
         Ok(Sps {
             id,
@@ -262,6 +264,7 @@ impl Sps {
             width,
             height,
             fps,
+            reordering,
         })
     }
 }
@@ -289,13 +292,14 @@ impl Profile {
     }
 }
 
-/// The coding tools between the bit depths and the VUI, H.265 7.3.2.2.1.
-fn skip_tools(bits: &mut Reader<'_>, max_sub_layers_minus1: u8) -> Result<(), CodecError> {
+/// The coding tools between the bit depths and the VUI, H.265 7.3.2.2.1; returns sps_max_num_reorder_pics of all layers.
+fn skip_tools(bits: &mut Reader<'_>, max_sub_layers_minus1: u8) -> Result<Option<u8>, CodecError> {
     let order_count_bits = bits.ue_max("log2_max_pic_order_cnt_lsb_minus4", 12)? + 4;
     let first = if bits.bit()? { 0 } else { max_sub_layers_minus1 };
+    let mut reordering = None;
     for _ in first..=max_sub_layers_minus1 {
         bits.ue_max("sps_max_dec_pic_buffering_minus1", 15)?;
-        bits.ue()?;
+        reordering = u8::try_from(bits.ue()?).ok().filter(|pictures| *pictures <= 16);
         bits.ue()?;
     }
     for _ in 0..6 {
@@ -319,7 +323,8 @@ fn skip_tools(bits: &mut Reader<'_>, max_sub_layers_minus1: u8) -> Result<(), Co
         let count = bits.ue_max("num_long_term_ref_pics_sps", 32)?;
         bits.skip(count as usize * (order_count_bits as usize + 1))?;
     }
-    bits.skip(2) // sps_temporal_mvp_enabled_flag, strong_intra_smoothing_enabled_flag
+    bits.skip(2)?; // sps_temporal_mvp_enabled_flag, strong_intra_smoothing_enabled_flag
+    Ok(reordering)
 }
 
 /// H.265 7.3.4.
