@@ -108,7 +108,7 @@ impl Source {
             Next::End(end) => uplink.handle_end(match end {
                 End::Finished => Ending::Finished,
                 End::Lost => Ending::Lost,
-                End::Closed | End::Stalled | End::Disconnected => Ending::Closed,
+                End::Closed | End::Stalled | End::Disconnected | End::Changed => Ending::Closed,
             }),
         }
     }

@@ -13,6 +13,25 @@ pub struct Credentials {
     pub user: Option<String>,
     /// A bearer token, a password, or the value of `?token=`.
     pub secret: Option<String>,
+    /// What shows that the peer knows a password, without it.
+    pub digest: Option<Digest>,
+}
+
+/// The answer to a challenge of HTTP's or RTSP's Digest (RFC 7616), as far as its check needs it. Its nonce was checked.
+///
+/// It is right where `response` is H(HA1 `:` `middle` `:` `a2`), all in lower-case hex.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Digest {
+    /// Whose password.
+    pub user: String,
+    /// H is SHA-256, not MD5.
+    pub sha256: bool,
+    /// The nonce, and where there is qop what goes with it.
+    pub middle: String,
+    /// H(method `:` URI).
+    pub a2: String,
+    /// What was shown.
+    pub response: String,
 }
 
 impl Credentials {
@@ -22,23 +41,23 @@ impl Credentials {
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("bearer") {
-            return Credentials { user: None, secret: Some(rest.to_string()) };
+            return Credentials { secret: Some(rest.to_string()), ..Credentials::default() };
         }
         let basic = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(rest).ok()).flatten();
         match basic.and_then(|bytes| String::from_utf8(bytes).ok()) {
             Some(pair) => {
                 let (user, secret) = pair.split_once(':').unwrap_or((&pair, ""));
-                Credentials { user: Some(user.to_string()), secret: Some(secret.to_string()) }
+                Credentials { user: Some(user.to_string()), secret: Some(secret.to_string()), digest: None }
             }
             // An unknown scheme is a wrong credential, not none: a peer that shows something must not be taken for
             // one that shows nothing.
-            None => Credentials { user: None, secret: Some(rest.to_string()) },
+            None => Credentials { secret: Some(rest.to_string()), ..Credentials::default() },
         }
     }
 
     /// From `token=` in a query string, percent-decoded; for players that cannot set headers.
     pub fn from_query(query: &str) -> Credentials {
-        Credentials { user: None, secret: parameter(query, "token") }
+        Credentials { secret: parameter(query, "token"), ..Credentials::default() }
     }
 }
 

@@ -16,7 +16,8 @@ use crate::ring::{Ring, RingLimits};
 /// A packaging as the stream that feeds it sees it.
 pub(crate) trait AnyPackaging: Send + Sync {
     fn name(&self) -> &'static str;
-    fn set_tracks(&self, tracks: &Tracks);
+    /// False: its viewers cannot follow, and it has ended.
+    fn set_tracks(&self, tracks: &Tracks) -> bool;
     fn push(&self, frame: &Frame);
     /// Makes some more of what was cached when the packaging began. For a reader that has read all there is while
     /// [`Chunks::rest`] says that there is more.
@@ -91,8 +92,13 @@ impl<M: Mux> Muxing<M> {
 impl<M: Mux> Packaging<M> {
     /// A packaging of these tracks that begins with `cached`. Only the first frame of that is made here, the rest as it is
     /// read, or before the next frame.
-    pub(crate) fn new(tracks: &Tracks, cached: VecDeque<Step>, limits: RingLimits, workers: usize) -> Packaging<M> {
-        let mux = M::new(tracks);
+    pub(crate) fn new(tracks: &Tracks, mut cached: VecDeque<Step>, limits: RingLimits, workers: usize) -> Packaging<M> {
+        let mut mux = M::new(tracks);
+        // What was cached before a change that it cannot follow is not for its viewers.
+        let change = cached.iter().rposition(|step| matches!(step, Step::Tracks(tracks) if !mux.follows(tracks)));
+        if let Some(Step::Tracks(tracks)) = change.and_then(|at| cached.drain(..=at).next_back()) {
+            mux = M::new(&tracks);
+        }
         let start = Arc::new(Start { header: mux.header(), reentry: mux.reentry() });
         let packaging = Packaging {
             line: Arc::new(Line {
@@ -148,11 +154,16 @@ impl<M: Mux> AnyPackaging for Packaging<M> {
         M::NAME
     }
 
-    fn set_tracks(&self, tracks: &Tracks) {
+    fn set_tracks(&self, tracks: &Tracks) -> bool {
         let muxing = &mut *self.mux();
         self.make(muxing, usize::MAX);
+        if !muxing.mux.follows(tracks) {
+            self.end(&End::Changed);
+            return false;
+        }
         muxing.set_tracks(tracks);
         self.append(muxing);
+        true
     }
 
     fn push(&self, frame: &Frame) {

@@ -28,6 +28,8 @@ pub enum End {
     Stalled,
     /// The viewer's connection broke.
     Disconnected,
+    /// What the stream is made of changed, and the viewer's protocol cannot say so: it may come again.
+    Changed,
 }
 
 impl End {
@@ -39,6 +41,7 @@ impl End {
             End::Closed => "closed",
             End::Stalled => "viewer stalled",
             End::Disconnected => "disconnected",
+            End::Changed => "the stream's media changed; open it again",
         }
     }
 }
@@ -233,7 +236,10 @@ impl Stream {
         let changed = tracks.iter().filter(|t| t.kind() == Kind::Video && !same(t)).map(|t| t.id);
         state.need_key.extend(changed);
         for feed in state.feeds() {
-            feed.set_tracks(&tracks);
+            if !feed.set_tracks(&tracks) {
+                let gone = Arc::downgrade(&feed);
+                state.packagings.retain(|(_, known)| !known.ptr_eq(&gone));
+            }
         }
         state.tracks = Some(tracks);
         true

@@ -32,7 +32,14 @@ pub trait Mux: Send + 'static {
     /// configuration as of now, for it may have changed in what was skipped.
     fn reentry(&self) -> Bytes;
 
-    /// The tracks changed in mid-stream; frames that follow are of these.
+    /// Whether its viewers can go on when the tracks change to these. Where they cannot (what they were told of the tracks cannot be
+    /// told anew), the packaging ends, and who comes then gets another one.
+    fn follows(&self, tracks: &Tracks) -> bool {
+        let _ = tracks;
+        true
+    }
+
+    /// The tracks changed in mid-stream; frames that follow are of these. Only called where [`Mux::follows`] says yes.
     fn set_tracks(&mut self, tracks: &Tracks, out: &mut Vec<Chunk>);
 
     /// Packs one frame into none, one or several chunks.

@@ -235,7 +235,7 @@ fn hear(decoder: &mut Decoder, attached: &Attached) -> Result<(), u16> {
 async fn farewell(outlet: Option<Outlet>, end: &End) {
     let status = match end {
         End::Finished => 1000,
-        End::Lost => 1011,
+        End::Lost | End::Changed => 1011,
         End::Closed => 1001,
         End::Stalled | End::Disconnected => return,
     };

@@ -352,7 +352,7 @@ impl Peer {
         if let (None, Some(pair)) = (&credentials.secret, &request.user_info) {
             let (user, secret) = pair.split_once(':').unwrap_or(("", pair));
             let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-            credentials = Credentials { user: Some(decode(user)), secret: Some(decode(secret)) };
+            credentials = Credentials { user: Some(decode(user)), secret: Some(decode(secret)), digest: None };
         }
         Ok(Ask {
             action,

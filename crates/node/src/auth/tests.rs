@@ -38,7 +38,7 @@ fn with_auth() -> Rules {
 }
 
 fn shows(secret: Option<&str>) -> Credentials {
-    Credentials { user: None, secret: secret.map(str::to_string) }
+    Credentials { secret: secret.map(str::to_string), ..Credentials::default() }
 }
 
 fn user(name: &str) -> Identity {
@@ -173,7 +173,7 @@ fn who_somebody_is_depends_on_the_token_first_and_the_address_then() {
             None => assert!(matches!(found, Err(Refusal::Unauthorized(_))), "{remote} {secret:?}"),
         }
     }
-    let basic = Credentials { user: Some("whoever".into()), secret: Some("cam-token".into()) };
+    let basic = Credentials { user: Some("whoever".into()), secret: Some("cam-token".into()), digest: None };
     assert_eq!(identify(&closed, "192.0.2.1".parse().unwrap(), &basic), Ok(user("cam")));
 }
 

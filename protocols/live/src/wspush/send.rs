@@ -323,7 +323,7 @@ impl Sending {
         let status = match end {
             End::Finished => 1000,
             End::Closed => 1001,
-            End::Lost | End::Stalled | End::Disconnected => 1011,
+            End::Lost | End::Stalled | End::Disconnected | End::Changed => 1011,
         };
         let (read, write) = (&mut self.read, &mut self.write);
         let words = async {
