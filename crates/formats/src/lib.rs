@@ -1,4 +1,5 @@
 //! Frames to bytes and back, a folder for each format: [`amf0`] (the values in FLV metadata and RTMP commands), [`flv`],
+//! [`rtp`],
 //! and [`relay`] (our own, from node to node).
 //!
 //! Pure: no await, no clock, no socket. Protocols (RTMP, HTTP-FLV) are built on these and are not here.
@@ -7,3 +8,4 @@
 pub mod amf0;
 pub mod flv;
 pub mod relay;
+pub mod rtp;

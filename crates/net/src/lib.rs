@@ -12,6 +12,7 @@ mod proxy;
 mod tcp;
 mod text;
 pub mod tls;
+pub mod udp;
 pub mod ws;
 
 pub use conn::{Conn, Duplex, ReadHalf, Socket, WriteHalf};
