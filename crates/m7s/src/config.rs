@@ -154,18 +154,17 @@ impl Work {
             self.set("/push/retry", retry);
         }
         for (stream, url) in table(push.get("pushlist")) {
-            if url.starts_with("rtsp") {
-                self.warn(format!("`{block}`: {stream} is not pushed, for RTSP is not in this version"));
-            } else {
-                self.row("push", "list", &stream, &url);
-            }
+            self.row("push", "list", &stream, &url);
         }
         self.leftovers(block, push, &["repush", "pushlist", "enableregexp", "proxy"]);
     }
 
     fn protocol(&mut self, block: &str, value: &Value) {
         if block == "rtsp" {
-            self.warn("`rtsp`: RTSP is not in this version; its port is not opened".into());
+            if let Some(listen) = value.get("listenaddr").and_then(Value::as_str) {
+                self.set("/rtsp/listen", if listen.is_empty() { Value::Null } else { address(listen).into() });
+            }
+            self.udp(value);
         } else if block == "rtmp"
             && let Some(listen) = value.pointer("/tcp/listenaddr").and_then(Value::as_str)
         {
@@ -175,8 +174,8 @@ impl Work {
             let regular = pull.get("enableregexp").and_then(Value::as_bool) == Some(true);
             for (key, ours) in [("pullonstart", "always"), ("pullonsub", "on_demand")] {
                 for (stream, url) in table(pull.get(key)) {
-                    if regular && stream.contains(['(', '[', '\\', '+']) || url.starts_with("rtsp") {
-                        self.warn(format!("`{block}.pull`: {stream} is left out; patterns here have * and **, and there is no RTSP yet"));
+                    if regular && stream.contains(['(', '[', '\\', '+']) {
+                        self.warn(format!("`{block}.pull`: {stream} is left out; patterns here have * and **"));
                     } else {
                         self.row("pull", ours, &stream, &url);
                     }
@@ -191,7 +190,19 @@ impl Work {
         if let Some(push) = value.get("push") {
             self.push(&format!("{block}.push"), push);
         }
-        self.leftovers(block, value, &["tcp", "pull", "push", "publish", "subscribe", "listenaddr"]);
+        self.leftovers(
+            block,
+            value,
+            &["tcp", "pull", "push", "publish", "subscribe", "listenaddr", "udpaddr", "rtcpaddr"],
+        );
+    }
+
+    /// Two addresses there, a pair of ports here.
+    fn udp(&mut self, rtsp: &Value) {
+        let port = |key: &str| rtsp.get(key).and_then(Value::as_str)?.rsplit_once(':')?.1.parse::<u16>().ok();
+        if let (Some(media), Some(reports)) = (port("udpaddr"), port("rtcpaddr")) {
+            self.set("/rtsp/udp", format!("0.0.0.0:{media}-{reports}").into());
+        }
     }
 }
 
@@ -250,10 +261,10 @@ mod tests {
                 "cascade": {"uppers": [{"url": "wss://47.111.28.16:8441"}, {"url": "ws://[::1]:80/a/b"}]},
                 "push": {"retry": "forever", "list": {"njtv/glgc": "ws://127.0.0.1:8450/erwscascade/wspush/njtv/glgc"}},
                 "rtmp": {"listen": "0.0.0.0:1936"},
-                "pull": {"always": {"live/a": "rtmp://h/a"}},
+                "pull": {"always": {"live/a": "rtmp://h/a"}, "on_demand": {"live/b": "rtsp://h/b"}},
             })
         );
-        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings.iter().any(|warning| warning.contains("`hls`")), "{warnings:?}");
     }
 

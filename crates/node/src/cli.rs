@@ -253,7 +253,7 @@ mod tests {
             ("run --log a=b=c", "no log filter"),
             ("run --port 1", "--port"),
             ("camera", "<URL>"),
-            ("camera rtsp://h/a", "rtsp:// is not in this version"),
+            ("camera http://h/a", "http: is not possible here"),
             ("camera rtmp://h/a --audio mp3", "aac, opus, pcma, none"),
             ("demo --port 70000", "70000"),
             ("doctor", "<URL>"),

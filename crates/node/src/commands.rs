@@ -213,6 +213,9 @@ fn film(camera: &cli::Camera) -> Result<(), Failed> {
                 };
                 return culvert_live::push(&push, &mut feed, news).await.map_err(anyhow::Error::from);
             }
+            if matches!(url.scheme(), "rtsp" | "rtsps") {
+                return culvert_rtsp::push(url, &trust, CAMERA_SILENCE, &mut feed, on_air).await.map_err(Into::into);
+            }
             culvert_rtmp::push(url.as_str(), &trust, CAMERA_SILENCE, &mut feed, on_air).await.map_err(Into::into)
         };
         tokio::select! {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use culvert_hub::{Action, Hub};
 use culvert_link::State;
+use culvert_rtsp::Udp;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -24,6 +25,15 @@ struct Figures {
     hub: HubHandle,
     door: Arc<DoorFigures>,
     cascade: CascadeHandle,
+    udp: Option<UdpHandle>,
+}
+
+struct UdpHandle(Udp);
+
+impl fmt::Debug for UdpHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("udp")
+    }
 }
 
 struct CascadeHandle(Cascade);
@@ -44,9 +54,14 @@ impl fmt::Debug for HubHandle {
 
 impl Metrics {
     /// The figures of this hub and this door.
-    pub fn new(hub: Hub, door: Arc<DoorFigures>, cascade: Cascade) -> Metrics {
+    pub fn new(hub: Hub, door: Arc<DoorFigures>, cascade: Cascade, udp: Option<Udp>) -> Metrics {
         let mut registry = Registry::with_prefix("culvert");
-        registry.register_collector(Box::new(Figures { hub: HubHandle(hub), door, cascade: CascadeHandle(cascade) }));
+        registry.register_collector(Box::new(Figures {
+            hub: HubHandle(hub),
+            door,
+            cascade: CascadeHandle(cascade),
+            udp: udp.map(UdpHandle),
+        }));
         Metrics(registry)
     }
 
@@ -132,6 +147,13 @@ impl Collector for Figures {
         let faults = self.hub.0.figures().faults();
         let rows = faults.iter().map(|(p, what, n)| (vec![("protocol", *p), ("what", *what)], ConstCounter::new(*n)));
         family(encoder, ("peer_faults", "What peers did wrong", Counter), rows)?;
+        if let Some(UdpHandle(udp)) = &self.udp {
+            let (unknown, overrun) = udp.dropped();
+            let rows = [("unknown_sender", unknown), ("overrun", overrun)];
+            let rows = rows.map(|(why, n)| (vec![("why", why)], ConstCounter::new(n)));
+            let help = "Datagrams of RTSP that were dropped";
+            family(encoder, ("rtsp_datagrams_dropped", help, Counter), rows)?;
+        }
         let rows = self.door.list().map(|(what, n)| (vec![("what", what)], ConstCounter::new(n)));
         family(encoder, ("connections", "What became of connections at the one port", Counter), rows)
     }

@@ -21,7 +21,7 @@ use crate::door::{Door, DoorFigures, DoorLimits};
 use crate::http::Http;
 use crate::metrics::Metrics;
 use crate::pages;
-use crate::protocols::Protocols;
+use crate::protocols::{Protocols, rtsp_udp};
 use crate::relays::{Pulls, Pushes, Routes, Saved};
 
 /// How long a drain may take in all.
@@ -64,7 +64,12 @@ impl Node {
         let routes = Routes::new(dial, cascade.dialled());
         let pushes = Pushes::new(hub.clone(), identity.cid.clone(), routes, silence, stop.clone());
         let saved = Saved::load(&config.node.data_dir)?;
-        let protocols = Protocols::new(&gate, pace, culvert_rtmp::Limits { handshake, silence });
+        let udp = rtsp_udp(&config.rtsp, config.listen)?;
+        if let Some(udp) = &udp {
+            udp.spawn(&stop);
+        }
+        let limits = culvert_rtmp::Limits { handshake, silence };
+        let protocols = Protocols::new(&gate, &guard, pace, limits, udp.clone())?;
         let figures = Arc::new(DoorFigures::default());
         let ready = Arc::new(AtomicBool::new(true));
         let shown = Arc::new(config.masked_json());
@@ -77,7 +82,7 @@ impl Node {
             cascade: cascade.clone(),
             config: shown,
         };
-        let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone());
+        let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone(), udp);
         let router = protocols.live.router().merge(api::router(api)).merge(cascade.router(gate.clone()));
         let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));
         let old = Old::new(&cascade, &hub, &pulls, &pushes, &saved, (&identity.cid, &config.node.data_dir));
@@ -93,7 +98,7 @@ impl Node {
         let listener = bind(config.listen)?;
         let address = listener.local_addr()?;
         let mut listeners = vec![listener];
-        if let Some(own) = config.rtmp.listen {
+        for own in [config.rtmp.listen, config.rtsp.listen].into_iter().flatten() {
             listeners.push(bind(own.0)?);
         }
         for listener in listeners {

@@ -1,8 +1,19 @@
 //! The protocols of this node, a row each. A new one is a folder, a dependency line and a row here.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
 use culvert_hub::{Gate, Hub, Pace};
 use culvert_live::Live;
 use culvert_rtmp::{Limits, Rtmp};
+use culvert_rtsp::{Rtsp, Udp};
+
+use crate::auth::Guard;
+use crate::config::{self, UdpPorts};
+
+/// The ports for datagrams that are tried where the configuration names none.
+const UDP_PORTS: (u16, u16) = (8000, 8001);
 
 /// What the door can hand a connection to.
 #[derive(Clone)]
@@ -11,17 +22,57 @@ pub struct Protocols {
     pub hub: Hub,
     /// RTMP and RTMPS.
     pub rtmp: Rtmp,
+    /// RTSP and RTSPS, also through HTTP.
+    pub rtsp: Rtsp,
     /// HTTP-FLV and WS-FLV.
     pub live: Live,
 }
 
 impl Protocols {
     /// All of them, behind one gate.
-    pub fn new(gate: &Gate, pace: Pace, limits: Limits) -> Protocols {
-        Protocols {
+    pub fn new(
+        gate: &Gate,
+        guard: &Arc<Guard>,
+        pace: Pace,
+        limits: Limits,
+        udp: Option<Udp>,
+    ) -> anyhow::Result<Protocols> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|why| anyhow::anyhow!("no random numbers from the system: {why}"))?;
+        let guard = guard.clone();
+        let digests = Arc::new(move || guard.digests());
+        let rtsp_limits = culvert_rtsp::Limits { handshake: limits.handshake, silence: limits.silence };
+        Ok(Protocols {
             hub: gate.hub().clone(),
             rtmp: Rtmp::new(gate.clone(), pace, limits),
+            rtsp: Rtsp::new(gate.clone(), pace, rtsp_limits, udp, secret, digests),
             live: Live::new(gate.clone(), pace, culvert_m7s::push::without_doubled_headers),
+        })
+    }
+}
+
+/// The sockets of RTSP's datagrams. Those that the configuration names must be had; the usual ones are taken where they are free.
+pub(crate) fn rtsp_udp(config: &config::Rtsp, listen: SocketAddr) -> anyhow::Result<Option<Udp>> {
+    match config.udp {
+        UdpPorts::None => Ok(None),
+        UdpPorts::At { ip, media, reports } => {
+            let bound = Udp::bind(ip, media, reports);
+            let udp = bound.with_context(|| {
+                format!(
+                    "cannot have the UDP ports {media} and {reports} of {ip} (rtsp.udp); is another program using them?"
+                )
+            })?;
+            Ok(Some(udp))
+        }
+        UdpPorts::Auto => {
+            let (media, reports) = UDP_PORTS;
+            match Udp::bind(listen.ip(), media, reports) {
+                Ok(udp) => Ok(Some(udp)),
+                Err(why) => {
+                    tracing::info!(%why, "RTSP goes by TCP only: the UDP ports {media} and {reports} are taken; name others in rtsp.udp");
+                    Ok(None)
+                }
+            }
         }
     }
 }

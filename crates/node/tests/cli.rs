@@ -112,7 +112,7 @@ impl Drop for Running {
 
 #[test]
 fn bad_usage_ends_with_2() {
-    for arguments in [&["run", "--port", "1"][..], &["serve"], &[], &["camera", "rtsp://h/a"]] {
+    for arguments in [&["run", "--port", "1"][..], &["serve"], &[], &["camera", "srt://h/a"]] {
         let (status, out, err) = run(arguments);
         assert_eq!((status, out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(!err.is_empty(), "{arguments:?}");

@@ -227,7 +227,7 @@ pub fn summary(machine: &Machine, streams: &[(StreamInfo, Option<String>)]) -> V
 pub fn plugins(version: &str, platform: (&str, &str, &str)) -> Value {
     let (cid, name, serial) = platform;
     let mut all = json!({});
-    for name in ["ErWsCascade", "HDL", "Jessica", "RTMP"] {
+    for name in ["ErWsCascade", "HDL", "Jessica", "RTMP", "RTSP"] {
         all[name] =
             json!({ "Name": name, "Version": format!("culvert {version}"), "RawConfig": {}, "Disabled": false });
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use culvert_hub::{Ask, BoxFuture, Credentials, Grant, Policy, Refusal};
+use culvert_hub::{Ask, BoxFuture, Credentials, Digest, Grant, Policy, Refusal};
 use culvert_media::Cid;
 use tokio::time::Instant;
 use url::{Host, Url};
@@ -87,7 +87,31 @@ impl Guard {
         self.rules.load().has_old_peers()
     }
 
+    /// Which digests can be answered.
+    pub fn digests(&self) -> Vec<culvert_rtsp::wire::auth::Algorithm> {
+        self.rules.load().digests()
+    }
+
+    /// A digest costs a guess as much as a token does.
+    fn identify_digest(&self, rules: &Rules, remote: IpAddr, digest: &Digest) -> Result<Identity, Refusal> {
+        let now = Instant::now();
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let may_try = failures.wait(remote, now).is_none();
+        match rules.owner_by_digest(digest) {
+            Some(Identity::Admin) => Ok(Identity::Admin),
+            Some(user) if may_try => Ok(user),
+            None if may_try => {
+                failures.note_wrong(remote, now);
+                Err(wrong_token())
+            }
+            Some(_) | None => Err(too_many()),
+        }
+    }
+
     fn identify(&self, rules: &Rules, remote: IpAddr, credentials: &Credentials) -> Result<Identity, Refusal> {
+        if let Some(digest) = &credentials.digest {
+            return self.identify_digest(rules, remote, digest);
+        }
         let Some(secret) = &credentials.secret else {
             return identify(rules, remote, credentials);
         };
@@ -112,11 +136,13 @@ impl Guard {
                 failures.note_wrong(remote, now);
                 Err(wrong_token())
             }
-            Some(_) | None => Err(Refusal::TooMany(
-                "too many wrong tokens from this address; wait a few seconds and try again".into(),
-            )),
+            Some(_) | None => Err(too_many()),
         }
     }
+}
+
+fn too_many() -> Refusal {
+    Refusal::TooMany("too many wrong tokens from this address; wait a few seconds and try again".into())
 }
 
 impl Policy for Guard {
@@ -133,7 +159,7 @@ impl Policy for Guard {
             upper: ask.upper.as_ref(),
         };
         let rules = self.rules.load();
-        let nobody = ask.credentials.secret.is_none() && ask.upper.is_none();
+        let nobody = ask.credentials == Credentials::default() && ask.upper.is_none();
         let old = (action == Action::Publish && ask.protocol == "ws-flv" && nobody)
             .then(|| rules.old_pusher(ask.remote.ip(), &ask.stream))
             .flatten();

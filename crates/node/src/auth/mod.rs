@@ -14,8 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use culvert_hub::{Credentials, Refusal};
+use culvert_hub::{Credentials, Digest, Refusal};
 use culvert_media::{Cid, StreamName};
+use culvert_rtsp::wire::auth::{Algorithm, ha1, response};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 pub use self::guard::{Guard, Shown};
@@ -82,6 +83,8 @@ impl fmt::Display for Resource<'_> {
 #[derive(Clone, Debug)]
 pub struct Rules {
     admin: Hash,
+    /// The same for the user `admin`.
+    admin_ha1: [Arc<str>; 2],
     /// Whether this machine may do all: there is no `auth` section.
     open_to_loopback: bool,
     anonymous: Permission,
@@ -99,6 +102,8 @@ pub struct Rules {
 struct Known {
     name: Arc<str>,
     token: Hash,
+    /// Name, realm and token, hashed by MD5 and SHA-256.
+    ha1: [Option<Arc<str>>; 2],
     permission: Permission,
 }
 
@@ -145,6 +150,7 @@ impl Rules {
         let users = auth.users.into_iter().map(|user| Known {
             name: user.name.as_str().into(),
             token: user.token_sha256.0.into(),
+            ha1: [user.digest_md5.map(|ha1| ha1.0.into()), user.digest_sha256.map(|ha1| ha1.0.into())],
             permission: Permission { allow: user.allow, streams: user.streams },
         });
         let mut lowers: BTreeMap<Hash, Vec<CidPattern>> = BTreeMap::new();
@@ -159,6 +165,8 @@ impl Rules {
         Rules {
             any_by_certificate: client_ca && by_certificate.is_empty(),
             admin: Hash::of(admin.reveal()),
+            admin_ha1: [Algorithm::Md5, Algorithm::Sha256]
+                .map(|algorithm| ha1(algorithm, ADMIN, culvert_rtsp::REALM, admin.reveal()).into()),
             open_to_loopback: config.auth.is_none(),
             anonymous: auth.anonymous.unwrap_or_default(),
             users: users.collect(),
@@ -196,6 +204,32 @@ impl Rules {
                 }
             }
         }
+    }
+}
+
+/// The user of the admin token, where a protocol wants one.
+const ADMIN: &str = "admin";
+
+impl Rules {
+    /// Whose password a digest shows.
+    fn owner_by_digest(&self, digest: &Digest) -> Option<Identity> {
+        let (at, algorithm) = if digest.sha256 { (1, Algorithm::Sha256) } else { (0, Algorithm::Md5) };
+        let right = |ha1: &str| -> bool {
+            let due = response(algorithm, ha1, &digest.middle, &digest.a2);
+            due.as_bytes().ct_eq(digest.response.as_bytes()).into()
+        };
+        if digest.user == ADMIN && right(self.admin_ha1.get(at)?) {
+            return Some(Identity::Admin);
+        }
+        let user = self.users.iter().find(|user| *user.name == *digest.user)?;
+        right(user.ha1.get(at)?.as_deref()?).then(|| Identity::User(user.name.clone()))
+    }
+
+    /// Which digests some user can be known by.
+    fn digests(&self) -> Vec<Algorithm> {
+        let known = |at: usize| self.users.iter().any(|user| user.ha1.get(at).is_some_and(Option::is_some));
+        let all = [(0, Algorithm::Md5), (1, Algorithm::Sha256)];
+        all.into_iter().filter(|(at, _)| known(*at)).map(|(_, algorithm)| algorithm).collect()
     }
 }
 

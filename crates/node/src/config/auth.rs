@@ -74,6 +74,13 @@ pub struct User {
     pub name: Label,
     /// The SHA-256 of the token, 64 hex digits: `printf %s "$TOKEN" | sha256sum`.
     pub token_sha256: TokenHash,
+    /// For RTSP clients that show passwords by Digest only: the MD5 of `name:culvert:TOKEN`, 32 hex digits:
+    /// `printf %s "cam:culvert:$TOKEN" | md5sum`. Default: none, and then RTSP uses Basic.
+    #[serde(default)]
+    pub digest_md5: Option<Ha1<16>>,
+    /// The same with SHA-256: `printf %s "cam:culvert:$TOKEN" | sha256sum`.
+    #[serde(default)]
+    pub digest_sha256: Option<Ha1<32>>,
     /// Which actions. Default: none.
     #[serde(default)]
     pub allow: BTreeSet<Action>,
@@ -89,6 +96,28 @@ pub struct TokenHash(pub [u8; 32]);
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(crate::logs::MASK)
+    }
+}
+
+/// The hash of name, realm and token (RFC 7616 3.4.2), in lower-case hex. Never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Ha1<const BYTES: usize>(pub String);
+
+impl<const BYTES: usize> fmt::Debug for Ha1<BYTES> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(crate::logs::MASK)
+    }
+}
+
+impl<const BYTES: usize> FromText for Ha1<BYTES> {
+    fn from_text(text: &str) -> Result<Ha1<BYTES>, String> {
+        if text.len() != BYTES * 2 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let tool = if BYTES == 16 { "md5sum" } else { "sha256sum" };
+            let digits = BYTES * 2;
+            // The text is not repeated: somebody may have written the token itself.
+            return Err(format!("this is {digits} hex digits: printf %s \"NAME:culvert:$TOKEN\" | {tool}"));
+        }
+        Ok(Ha1(text.to_ascii_lowercase()))
     }
 }
 
@@ -112,6 +141,12 @@ impl FromText for TokenHash {
 impl Serialize for TokenHash {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&self.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+}
+
+impl<const BYTES: usize> Serialize for Ha1<BYTES> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.0)
     }
 }
 
@@ -157,7 +192,7 @@ impl FromText for Action {
         known.ok_or_else(|| format!("{} is no action; the actions are {words}", shown(text)))
     }
 }
-leaf_by_text!(TokenHash, Action);
+leaf_by_text!(TokenHash, Action, Ha1<16>, Ha1<32>);
 
 impl Serialize for Action {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {

@@ -13,6 +13,7 @@ mod node;
 mod overlay;
 mod pull;
 mod read;
+mod rtsp;
 mod tls;
 mod urls;
 mod values;
@@ -22,7 +23,7 @@ use std::net::SocketAddr;
 pub use culvert_media::Cid;
 use serde::{Deserialize, Serialize};
 
-pub use self::auth::{Action, Auth, Permission, TokenHash, User};
+pub use self::auth::{Action, Auth, Ha1, Permission, TokenHash, User};
 pub use self::cascade::{
     Admit, Allow, AllowRule, Cascade, CidPattern, Lowers, Network, OldPeer, OldPeers, Pin, ProxyUrl, RelayTimes,
     Secret, TargetName, TargetUrl, Upper, UpperUrl, Uppers,
@@ -35,6 +36,7 @@ pub use self::node::{Label, Node};
 pub use self::overlay::{environment, overlay};
 pub use self::pull::{OnDemandTable, Pull, Push, PushTarget, Retry};
 pub use self::read::{DEFAULT_FILE, Fault, load, parse};
+pub use self::rtsp::{Rtsp, UdpPorts};
 pub use self::tls::Tls;
 pub use self::urls::{OnDemand, PullTemplate, PullUrl, PushUrl};
 pub use self::values::{Count, Period, Size};
@@ -68,6 +70,9 @@ pub struct Config {
     /// RTMP's own port.
     #[serde(deserialize_with = "or_default")]
     pub rtmp: Rtmp,
+    /// RTSP's own ports.
+    #[serde(deserialize_with = "or_default")]
+    pub rtsp: Rtsp,
     /// How much of everything.
     #[serde(deserialize_with = "or_default")]
     pub limits: Limits,
@@ -93,6 +98,7 @@ impl Default for Config {
             pull: Pull::default(),
             push: Push::default(),
             rtmp: Rtmp::default(),
+            rtsp: Rtsp::default(),
             limits: Limits::default(),
             fan_out: FanOut::default(),
             log: Log::default(),
@@ -119,7 +125,8 @@ fn mask(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(rows) => {
             for (key, value) in rows {
-                if matches!(key.as_str(), "token" | "token_sha256") && !value.is_null() {
+                if matches!(key.as_str(), "token" | "token_sha256" | "digest_md5" | "digest_sha256") && !value.is_null()
+                {
                     *value = MASK.into();
                 } else {
                     mask(value);

@@ -129,7 +129,7 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
         ("tls: {cert: a}\n", "culvert.yaml:1:6: tls has a cert but no key; give the path of the private key, too"),
         ("tls: {self_signed: 1}\n", "culvert.yaml:1:20: this should be true or false"),
         ("pull:\n  always:\n    live//a: rtmp://h/a\n", "culvert.yaml:3:5: \"live//a\": a stream name is segments"),
-        ("pull:\n  always:\n    live/a: rtsp://h/a\n", "culvert.yaml:3:13: rtsp:// is not in this version"),
+        ("pull:\n  always:\n    live/a: wss://h/a\n", "culvert.yaml:3:13: wss:// is not in this version"),
         ("pull:\n  on_demand:\n    'a/*': rtmp://$1/a\n", "culvert.yaml:3:12: $1 may stand in the path"),
         (
             "pull:\n  on_demand:\n    'a/*': rtmp://h/$2\n",
@@ -175,7 +175,7 @@ fn a_token_instead_of_its_hash_is_not_repeated_in_the_fault() {
         "auth: {users: hunter2}",
         "auth: {users: [hunter2]}",
         "auth: hunter2",
-        "pull: {always: {a: 'rtsp://u:hunter2@h/'}}",
+        "pull: {always: {a: 'srt://u:hunter2@h/'}}",
         "pull: {always: {a: 'rtmp://u:hunter2@h:99999/'}}",
         "push: {list: {a: 'ftp://u:hunter2@h/'}}",
         "pull: {on_demand: {'*': 'rtmp://u:hunter2@$1/'}}",
@@ -324,7 +324,7 @@ fn what_is_in_force_is_shown_without_secrets_and_in_order() {
         yaml.lines().filter(|line| !line.starts_with([' ', '-'])).filter_map(|line| line.split(':').next()).collect();
     assert_eq!(
         sections,
-        ["listen", "node", "tls", "auth", "cascade", "pull", "push", "rtmp", "limits", "fan_out", "log"]
+        ["listen", "node", "tls", "auth", "cascade", "pull", "push", "rtmp", "rtsp", "limits", "fan_out", "log"]
     );
 }
 

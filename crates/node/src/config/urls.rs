@@ -13,17 +13,17 @@ use crate::logs::mask_url;
 /// Longer URLs are refused: an RTMP command or an HTTP request line with one must stay within 8 KiB.
 const MAX_URL_BYTES: usize = 4096;
 /// What a pull can be.
-const PULL_SCHEMES: [&str; 4] = ["rtmp", "rtmps", "http", "https"];
+const PULL_SCHEMES: [&str; 6] = ["rtsp", "rtsps", "rtmp", "rtmps", "http", "https"];
 /// What a push can be.
-const PUSH_SCHEMES: [&str; 4] = ["rtmp", "rtmps", "ws", "wss"];
+const PUSH_SCHEMES: [&str; 6] = ["rtsp", "rtsps", "rtmp", "rtmps", "ws", "wss"];
 /// Known from the documents, and to come.
-const LATER_SCHEMES: [&str; 4] = ["rtsp", "rtsps", "ws", "wss"];
+const LATER_SCHEMES: [&str; 2] = ["ws", "wss"];
 
-/// Where a stream is pulled from: `rtmp`, `rtmps`, `http` or `https` (FLV). Shown masked.
+/// Where a stream is pulled from: `rtsp`, `rtsps`, `rtmp`, `rtmps`, `http` or `https` (FLV). Shown masked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PullUrl(Url);
 
-/// Where a stream is pushed to: `rtmp`, `rtmps`, `ws` or `wss` (FLV). Shown masked.
+/// Where a stream is pushed to: `rtsp`, `rtsps`, `rtmp`, `rtmps`, `ws` or `wss` (FLV). Shown masked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PushUrl(Url);
 
@@ -73,7 +73,8 @@ pub(super) fn checked(text: &str, schemes: &[&str]) -> Result<Url, String> {
     if url.port() == Some(0) {
         return Err("port 0 cannot be dialled".into());
     }
-    if url.fragment().is_some() {
+    let chooses = matches!(scheme, "rtsp" | "rtsps") && matches!(url.fragment(), Some("tcp" | "udp"));
+    if url.fragment().is_some() && !chooses {
         return Err("a # has no meaning here; write it as %23 if it is part of the URL".into());
     }
     Ok(url)
@@ -210,13 +211,20 @@ mod tests {
 
     #[test]
     fn schemes_and_hosts_are_checked() {
-        for good in ["rtmp://h/a/b", "rtmps://u:p@h:443/a/b?k=v", "http://10.0.0.1:8080/a.flv", "https://[::1]/a.flv"] {
+        for good in [
+            "rtsp://u:p@h/cam/1?x=y#udp",
+            "rtsps://h/a#tcp",
+            "rtmp://h/a/b",
+            "rtmps://u:p@h:443/a/b?k=v",
+            "http://10.0.0.1:8080/a.flv",
+            "https://[::1]/a.flv",
+        ] {
             assert_eq!(PullUrl::parse(good).unwrap().url().as_str(), good);
         }
         for (bad, why) in [
             (
-                "rtsp://h/a",
-                "rtsp:// is not in this version; here a URL begins with rtmp://, rtmps://, http://, https://",
+                "ws://h/a",
+                "ws:// is not in this version; here a URL begins with rtsp://, rtsps://, rtmp://, rtmps://, http://, https://",
             ),
             ("file:///etc/passwd", "file: is not possible here"),
             ("exec:ffmpeg", "exec: is not possible here"),
@@ -227,12 +235,17 @@ mod tests {
             ("rtmp://h:0/a", "port 0"),
             ("rtmp://h/a b", "no spaces"),
             ("rtmp://h/a#b", "%23"),
+            ("rtmp://h/a#udp", "%23"),
+            ("rtsp://h/a#quic", "%23"),
         ] {
             let fault = PullUrl::parse(bad).unwrap_err();
             assert!(fault.contains(why), "{bad}: {fault}");
         }
         let fault = PushUrl::parse("http://h/a").unwrap_err();
-        assert_eq!(fault, "http: is not possible here; a URL here begins with rtmp://, rtmps://, ws://, wss://");
+        assert_eq!(
+            fault,
+            "http: is not possible here; a URL here begins with rtsp://, rtsps://, rtmp://, rtmps://, ws://, wss://"
+        );
         assert!(PushUrl::parse("wss://h/context/erwscascade/wspush/live/a?cid=c1").is_ok());
     }
 

@@ -177,6 +177,7 @@ impl Door {
         };
         match first {
             First::Rtmp => self.0.protocols.rtmp.serve(conn, stranger),
+            First::Rtsp => self.0.protocols.rtsp.serve(conn, stranger),
             First::Http1 => return self.open_http1(conn, deadline, stranger).await,
             First::Http2 => {
                 let (of_address, _of_all) = stranger;
@@ -228,6 +229,9 @@ impl Door {
         if Cascade::takes(&head) {
             drop(of_all);
             Box::pin(self.0.cascade.register(conn, head)).await;
+        } else if culvert_rtsp::Rtsp::takes(&head) {
+            drop(of_all);
+            Box::pin(self.0.protocols.rtsp.serve_http(conn, head)).await;
         } else if culvert_live::Live::takes(&head) {
             drop(of_all);
             Box::pin(self.0.protocols.live.serve(conn, head)).await;

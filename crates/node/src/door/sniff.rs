@@ -11,6 +11,8 @@ pub enum First {
     Rtmp,
     /// A request line of HTTP/1 (RFC 9112 3).
     Http1,
+    /// A request line of RTSP (RFC 2326 6.1).
+    Rtsp,
     /// The preface of HTTP/2 (RFC 9113 3.4).
     Http2,
     /// Nothing that is served here.
@@ -25,6 +27,21 @@ const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const METHODS: [&[u8]; 9] =
     [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE "];
 
+/// RFC 2326 10, but for `OPTIONS`, which HTTP has, too.
+const RTSP_METHODS: [&[u8]; 9] = [
+    b"DESCRIBE ",
+    b"ANNOUNCE ",
+    b"SETUP ",
+    b"PLAY ",
+    b"RECORD ",
+    b"PAUSE ",
+    b"GET_PARAMETER ",
+    b"SET_PARAMETER ",
+    b"TEARDOWN ",
+];
+/// `OPTIONS` of RTSP is about a URL of its own, or about all.
+const RTSP_OPTIONS: [&[u8]; 3] = [b"OPTIONS rtsp://", b"OPTIONS rtsps://", b"OPTIONS * RTSP/"];
+
 /// Tells by what was read so far; more bytes never change an answer other than [`First::More`].
 pub fn sniff(bytes: &[u8]) -> First {
     match bytes {
@@ -32,6 +49,8 @@ pub fn sniff(bytes: &[u8]) -> First {
         [0x16, 0x03, ..] => First::Tls,
         [0x03 | 0x06, ..] => First::Rtmp,
         _ if bytes.starts_with(PREFACE) => First::Http2,
+        _ if RTSP_OPTIONS.iter().chain(&RTSP_METHODS).any(|start| bytes.starts_with(start)) => First::Rtsp,
+        _ if RTSP_OPTIONS.iter().chain(&RTSP_METHODS).any(|start| start.starts_with(bytes)) => First::More,
         _ if METHODS.iter().any(|method| bytes.starts_with(method)) => First::Http1,
         _ if METHODS.iter().any(|method| method.starts_with(bytes)) || PREFACE.starts_with(bytes) => First::More,
         _ => First::Unknown,
@@ -51,6 +70,12 @@ mod tests {
             (b"\x03\0\0\0\0", First::Rtmp),
             (b"GET / HTTP/1.1\r\n", First::Http1),
             (b"OPTIONS * HTTP/1.1", First::Http1),
+            (b"OPTIONS /rtsp HTTP/1.1", First::Http1),
+            (b"OPTIONS rtsp://h/live/a RTSP/1.0", First::Rtsp),
+            (b"OPTIONS * RTSP/1.0", First::Rtsp),
+            (b"DESCRIBE rtsp://h/live/a RTSP/1.0", First::Rtsp),
+            (b"GET_PARAMETER rtsp://h/", First::Rtsp),
+            (b"PLAYER", First::Unknown),
             (PREFACE, First::Http2),
             (b"PRI * HTTP/1", First::Unknown),
             (b"\x00", First::Unknown),

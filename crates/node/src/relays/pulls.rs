@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use culvert_hub::{Demand, End, Hub, Identity, Publisher, Refusal, Source, Starting};
 use culvert_media::StreamName;
+use culvert_rtsp::Prefer;
 use rustls::ClientConfig;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -246,6 +247,12 @@ impl Pulls {
         };
         let source = async {
             match url.scheme() {
+                "rtsp" | "rtsps" => {
+                    let prefer = if url.fragment() == Some("udp") { Prefer::Udp } else { Prefer::Tcp };
+                    culvert_rtsp::pull(url, prefer, tls, silence, &publisher, &mut begun)
+                        .await
+                        .map_err(|e| e.to_string())
+                }
                 "rtmp" | "rtmps" => culvert_rtmp::pull(url.as_str(), tls, silence, &publisher, &mut begun)
                     .await
                     .map_err(|e| e.to_string()),

@@ -276,6 +276,12 @@ impl Pushes {
             };
         }
         let begun = || news(PushNews::Begun { tells: false });
+        if matches!(url.scheme(), "rtsp" | "rtsps") {
+            return match culvert_rtsp::push(url, &self.0.routes.trust, silence, feed, begun).await {
+                Ok(()) | Err(culvert_rtsp::ClientError::SourceEnded(_)) => Ended::Source,
+                Err(error) => Ended::Failed(error.to_string(), None),
+            };
+        }
         match culvert_rtmp::push(url.as_str(), &self.0.routes.trust, silence, feed, begun).await {
             Ok(()) | Err(ClientError::SourceEnded(_)) => Ended::Source,
             Err(error) => Ended::Failed(error.to_string(), None),

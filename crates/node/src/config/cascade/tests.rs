@@ -204,7 +204,7 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
         ("cascade: {request_timeout: 0s}\n".into(), "1:28: 0s is out of range; "),
         (
             "push: {list: {a: 'ftp://h'}}\n".into(),
-            "1:18: ftp: is not possible here; a URL here begins with rtmp://, rtmps://, ws://,",
+            "1:18: ftp: is not possible here; a URL here begins with rtsp://, rtsps://, rtmp://, rtmps://, ws://,",
         ),
         (
             "push: {list: {a: [ws://h]}}\n".into(),
@@ -219,7 +219,7 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
             "1:36: unknown key `demand`; known keys here are url, on_demand",
         ),
         ("push: {list: {a: {on_demand: true}}}\n".into(), "1:19: the key `url` is missing here"),
-        ("push: {list: {a: {url: 'rtsp://h/a'}}}\n".into(), "1:24: rtsp:// is not in this version"),
+        ("push: {list: {a: {url: 'srt://h/a'}}}\n".into(), "1:24: srt: is not possible here"),
         ("limits: {peer_body: 1}\n".into(), "1:21: \"1\" has no unit; "),
         ("limits: {peer_requests: 0}\n".into(), "1:25: \"0\" is not a whole number between 1 and 100000"),
         ("tls: {client_ca: a}\n".into(), "1:6: tls needs cert and key"),
