@@ -164,6 +164,8 @@ pub enum Protocol {
     Ws,
     /// RTMP.
     Rtmp,
+    /// RTSP, with RTP on the connection.
+    Rtsp,
     /// FLV on a TCP connection, without a request: the floor's.
     #[value(skip)]
     Tcp,
@@ -229,17 +231,20 @@ impl Protocol {
             Protocol::Flv => "flv",
             Protocol::Ws => "ws",
             Protocol::Rtmp => "rtmp",
+            Protocol::Rtsp => "rtsp",
             Protocol::Tcp => "tcp",
         }
     }
 
     /// Bytes around a tag's body, at the least: FLV's 15, and 4 for a WebSocket message of more than 125 bytes; for
-    /// RTMP a chunk header of type 1.
+    /// RTMP a chunk header of type 1, for RTSP four bytes and RTP's twelve.
     pub const fn overhead_bytes(self) -> usize {
         match self {
             Protocol::Flv | Protocol::Tcp => 15,
             Protocol::Ws => 19,
             Protocol::Rtmp => 8,
+            // Without the FLV header within the body: 5 bytes of a picture's, 2 of a sound's.
+            Protocol::Rtsp => 11,
         }
     }
 }

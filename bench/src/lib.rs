@@ -15,6 +15,7 @@ mod proc;
 mod publisher;
 mod receiver;
 mod report;
+mod rtsp;
 mod servers;
 mod stall;
 mod stamp;

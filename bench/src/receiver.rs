@@ -42,6 +42,7 @@ enum Dialect {
     Flv(flv::Reader),
     Ws { decoder: Decoder, reader: flv::Reader },
     Rtmp(Box<ClientSession>),
+    Rtsp(Box<crate::rtsp::Viewer>),
 }
 
 impl Receiver {
@@ -70,6 +71,10 @@ impl Receiver {
                 take_outputs(&mut session, &mut Vec::new(), &mut first)?;
                 (None, Dialect::Rtmp(Box::new(session)), first)
             }
+            Protocol::Rtsp => {
+                let (viewer, first) = crate::rtsp::Viewer::new(&format!("rtsp://127.0.0.1:{port}/{stream}{query}"));
+                (None, Dialect::Rtsp(Box::new(viewer)), first)
+            }
             // Says something, as all others do: the kernel acknowledges otherwise to those that only listen.
             Protocol::Tcp => (None, Dialect::Flv(reader), b"play\r\n".to_vec()),
         };
@@ -81,6 +86,7 @@ impl Receiver {
         match &self.dialect {
             Dialect::Flv(_) | Dialect::Ws { .. } => true,
             Dialect::Rtmp(session) => session.stream_id() != 0,
+            Dialect::Rtsp(viewer) => viewer.has_asked(),
         }
     }
 
@@ -92,6 +98,9 @@ impl Receiver {
         if let Dialect::Rtmp(session) = &mut self.dialect {
             session.handle_input(input)?;
             return take_outputs(session, got, reply);
+        }
+        if let Dialect::Rtsp(viewer) = &mut self.dialect {
+            return viewer.handle_input(input, got, reply);
         }
         if let Some(head) = &mut self.head {
             let Some(rest) = take_head(head, input)? else { return Ok(()) };
@@ -116,7 +125,7 @@ impl Receiver {
                 }
                 Ok(())
             }
-            Dialect::Rtmp(_) => Ok(()),
+            Dialect::Rtmp(_) | Dialect::Rtsp(_) => Ok(()),
         }
     }
 }
