@@ -1,31 +1,28 @@
 //! The server: a connection, its session, and what it brings or sees.
 
+mod admit;
+mod play;
+
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_formats::rtp::{self, Packet, framed};
-use culvert_hub::{
-    Action, Admission, Ask, Attached, Class, Credentials, Digest, End, Finished, Gate, Outlet, Pace, Player, Publisher,
-    Refusal, parameter,
-};
-use culvert_media::{Mux as _, StreamName, Tracks};
+use culvert_hub::{Admission, Ask, Attached, End, Finished, Gate, Outlet, Pace, Player, Publisher};
+use culvert_media::Tracks;
 use culvert_net::{Conn, ReadHalf};
-use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::receive::Intake;
-use crate::sdp::{self, Description};
-use crate::session::{Asking, Event, Output, ServerSession, TIMEOUT, Way};
+use crate::session::{Event, Output, ServerSession, TIMEOUT, Way};
 use crate::tunnel::Tunnels;
 use crate::udp::{Datagram, Registration, Udp};
-use crate::wire::auth::{Algorithm, DigestResponse, Nonce, Nonces, challenges};
-use crate::{map, wire};
+use crate::wire;
+use crate::wire::auth::{Algorithm, Nonces};
 
 /// What the kernel may hold unsent for a player; what waits in our own queue instead can still be skipped.
 const UNSENT_BYTES: u32 = 256 << 10;
@@ -35,8 +32,6 @@ const PLAYER_READ_BYTES: usize = 512;
 const PUBLISHER_READ_BYTES: usize = 64 << 10;
 /// How long last words may take, and how long we go on reading so that the peer sees them.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How long `PLAY` waits for a first picture, to say which packet it begins with.
-const FIRST_PICTURE: Duration = Duration::from_secs(2);
 /// A viewer of datagrams that says nothing for so long is gone: it was told [`TIMEOUT`].
 const SIGN_OF_LIFE: Duration = Duration::from_secs(TIMEOUT.as_secs() * 3 / 2);
 /// The realm of all challenges; `auth.users[].digest` is made with it.
@@ -492,245 +487,6 @@ impl Peer {
             }
         }
     }
-
-    async fn describe(&mut self, asking: Asking) -> Result<(), Fault> {
-        let ask = match self.ask(Action::Play, &asking) {
-            Ok(ask) => ask,
-            Err(why) => return Ok(self.session.refuse(404, &why, &[])?),
-        };
-        // It has said what it wants, and the gate bounds what follows.
-        let permit = self.permit.take();
-        match Box::pin(self.rtsp.0.gate.play(&ask)).await {
-            Ok(admission) => {
-                let tracks = admission.tracks();
-                let any: IpAddr = match self.remote {
-                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-                };
-                let text = sdp::write(any, ask.stream.as_str(), &map::told(&tracks));
-                let ssrcs = tracks.iter().enumerate().map(|(at, track)| rtp::Mux::line(at, track).ssrc).collect();
-                self.role = Role::Described(Box::new(Described {
-                    ask,
-                    query: asking.target.query,
-                    admission: Some(admission),
-                    tracks,
-                }));
-                self.idle_since = Instant::now();
-                Ok(self.session.describe(text, ssrcs)?)
-            }
-            Err(refusal) => {
-                self.permit = permit;
-                self.refuse(&refusal)
-            }
-        }
-    }
-
-    async fn announce(&mut self, asking: Asking, session: Description) -> Result<(), Fault> {
-        let ask = match self.ask(Action::Publish, &asking) {
-            Ok(ask) => ask,
-            Err(why) => return Ok(self.session.refuse(400, &why, &[])?),
-        };
-        let Some(intake) = Intake::new(std::time::Instant::now(), &session) else {
-            let why = "nothing in this SDP is a form of media that is taken here";
-            return Ok(self.session.refuse(415, why, &[])?);
-        };
-        let permit = self.permit.take();
-        match Box::pin(self.rtsp.0.gate.publish(&ask)).await {
-            Ok(publisher) => {
-                let heard = Instant::now();
-                let publishing = Publishing { publisher, intake, came: None, _registration: None, heard };
-                self.role = Role::Publishing(Box::new(publishing));
-                Ok(self.session.accept()?)
-            }
-            Err(refusal) => {
-                self.permit = permit;
-                self.refuse(&refusal)
-            }
-        }
-    }
-
-    async fn play(&mut self) -> Result<(), Fault> {
-        let Role::Described(described) = std::mem::replace(&mut self.role, Role::Idle) else {
-            return Ok(self.session.refuse(455, "", &[])?);
-        };
-        let mut described = *described;
-        let admission = match described.admission.take() {
-            Some(admission) => admission,
-            // It paused, and comes back to what is live now.
-            None => match Box::pin(self.rtsp.0.gate.play(&described.ask)).await {
-                Ok(admission) => admission,
-                Err(refusal) => return self.refuse(&refusal),
-            },
-        };
-        if !rtp::Mux::new(&described.tracks).follows(&admission.tracks()) {
-            self.session.refuse(404, "the stream is no longer what was described; open it again", &[])?;
-            self.flush_sends().await?;
-            return Err(Fault::Changed);
-        }
-        let class = match parameter(&described.query, "latency").as_deref() {
-            Some("low") => Class::Low,
-            Some("shared") => Class::Shared,
-            Some(_) | None => self.rtsp.0.pace.class,
-        };
-        let mut player = admission.play_as::<rtp::Mux>();
-        let mut first = Vec::new();
-        // Without a picture in time it begins with whatever comes.
-        let taken = timeout(FIRST_PICTURE, player.take(&mut first)).await;
-        if let Ok(Err(_)) = taken {
-            return Ok(self.session.refuse(404, "the stream has ended", &[])?);
-        }
-        self.session.play(&next_packets(&first))?;
-        let ways = self.session.ways().to_vec();
-        let whole = ways.len() == described.tracks.iter().count();
-        if whole && ways.iter().all(|way| matches!(way, Some(Way::Tcp(..)))) {
-            self.flush_sends().await?;
-            for chunk in first {
-                self.say(chunk).await?;
-            }
-            if let Some(write) = self.write.take() {
-                self.role = Role::Playing(player.attach(write, class, self.rtsp.0.pace));
-            }
-            return Ok(());
-        }
-        let (mut came, mut registration) = (None, None);
-        let by_udp = udp_ways(&ways);
-        if let (false, Some(udp)) = (by_udp.is_empty(), &self.rtsp.0.udp) {
-            let (held, receiver) = udp.register(self.remote.ip(), &by_udp);
-            (registration, came) = (Some(held), Some(receiver));
-        }
-        self.flush_sends().await?;
-        let heard = Instant::now();
-        let chunks = first.into();
-        self.role = Role::Feeding(Box::new(Feeding {
-            described,
-            player,
-            chunks,
-            ways,
-            came,
-            _registration: registration,
-            heard,
-        }));
-        self.feed().await
-    }
-
-    /// Answers that the session has ready; events stay.
-    async fn flush_sends(&mut self) -> Result<(), Fault> {
-        let mut aside = Vec::new();
-        while let Some(output) = self.session.poll_output() {
-            match output {
-                Output::Send(bytes) => self.say(bytes).await?,
-                Output::Event(event) => aside.push(event),
-            }
-        }
-        // A player has no more to say in one read than what an answer lets through.
-        for event in aside {
-            if let Event::Teardown = event {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends what was taken to where each track goes.
-    async fn feed(&mut self) -> Result<(), Fault> {
-        let Role::Feeding(feeding) = &mut self.role else { return Ok(()) };
-        let (udp, ip, stall) = (self.rtsp.0.udp.clone(), self.remote.ip(), self.rtsp.0.pace.stall);
-        while let Some(chunk) = feeding.chunks.pop_front() {
-            let mut on_connection = Vec::new();
-            for packet in framed(&chunk) {
-                let rtcp = packet.channel % 2 == 1;
-                match feeding.ways.get(usize::from(packet.channel / 2)).copied().flatten() {
-                    Some(Way::Udp(media, reports)) => {
-                        if let Some(udp) = &udp {
-                            let port = if rtcp { reports } else { media };
-                            udp.send(SocketAddr::new(ip, port), rtcp, &packet.packet).await;
-                        }
-                    }
-                    Some(Way::Tcp(..)) => on_connection.extend_from_slice(&interleaved(packet.channel, &packet.packet)),
-                    None => {}
-                }
-            }
-            if let (false, Some(write)) = (on_connection.is_empty(), &mut self.write) {
-                match timeout(stall, write.write_all(&on_connection)).await {
-                    Ok(written) => written?,
-                    Err(_) => return Err(Fault::Stalled(stall)),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn pause(&mut self) {
-        self.idle_since = Instant::now();
-        match std::mem::replace(&mut self.role, Role::Idle) {
-            Role::Playing(mut attached) => {
-                let figures = attached.session().clone();
-                attached.close();
-                self.write = attached.ended().await.outlet;
-                tracing::debug!(session = figures.id, "paused");
-            }
-            Role::Feeding(feeding) => self.role = Role::Described(Box::new(feeding.described)),
-            role @ (Role::Idle | Role::Described(_) | Role::Publishing(_)) => self.role = role,
-        }
-    }
-
-    fn ask(&self, action: Action, asking: &Asking) -> Result<Ask, String> {
-        let stream = StreamName::parse(&asking.target.path).map_err(|why| why.to_string())?;
-        Ok(Ask {
-            action,
-            stream,
-            protocol: if self.secure { "rtsps" } else { "rtsp" },
-            remote: self.remote,
-            secure: self.secure,
-            credentials: self.credentials(asking),
-            origin: self.origin.clone(),
-            upper: None,
-        })
-    }
-
-    fn credentials(&self, asking: &Asking) -> Credentials {
-        if let Some(value) = asking.authorization.as_deref() {
-            let Some(digest) = DigestResponse::parse(value) else {
-                return Credentials::from_http(Some(value), &asking.target.query);
-            };
-            // A nonce that is not of ours, or old, shows nothing; the challenge that follows has a new one.
-            if self.rtsp.0.nonces.check(&digest.nonce, now_seconds()) != Nonce::Good || digest.realm != REALM {
-                return Credentials::default();
-            }
-            let shown = Digest {
-                user: digest.user.clone(),
-                sha256: digest.algorithm == Algorithm::Sha256,
-                middle: digest.middle(),
-                a2: digest.a2(asking.method),
-                response: digest.response.clone(),
-            };
-            return Credentials { user: Some(digest.user), secret: None, digest: Some(shown) };
-        }
-        if let Some(pair) = &asking.target.user_info {
-            let (user, secret) = pair.split_once(':').unwrap_or(("", pair));
-            let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-            return Credentials { user: Some(decode(user)), secret: Some(decode(secret)), digest: None };
-        }
-        Credentials::from_query(&asking.target.query)
-    }
-
-    fn refuse(&mut self, refusal: &Refusal) -> Result<(), Fault> {
-        let mut headers = Vec::new();
-        if let Refusal::Unauthorized(_) = refusal {
-            let digests = (self.rtsp.0.digests)();
-            let nonce = self.rtsp.0.nonces.issue(now_seconds());
-            for challenge in challenges(REALM, &nonce, false, &digests) {
-                headers.push(("WWW-Authenticate", challenge));
-            }
-        }
-        let status = match refusal {
-            Refusal::Unauthorized(_) => 401,
-            Refusal::Forbidden(_) | Refusal::Taken(_) => 403,
-            Refusal::NoStream(_) | Refusal::NoneBelow(_) | Refusal::NotStarted(_) => 404,
-            Refusal::TooMany(_) | Refusal::Full(_) | Refusal::Draining => 503,
-        };
-        Ok(self.session.refuse(status, &refusal.to_string(), &headers)?)
-    }
 }
 
 /// What to tell a peer whose bytes are no RTSP, or too many.
@@ -752,22 +508,6 @@ fn udp_ways(ways: &[Option<Way>]) -> Vec<(usize, u16, u16)> {
     by_udp.collect()
 }
 
-/// (track, sequence number, timestamp) of the first packet of each track.
-fn next_packets(chunks: &[Bytes]) -> Vec<(usize, u16, u32)> {
-    let mut next: Vec<(usize, u16, u32)> = Vec::new();
-    for packet in chunks.iter().flat_map(framed).filter(|packet| packet.channel % 2 == 0) {
-        let at = usize::from(packet.channel / 2);
-        if next.iter().any(|(known, ..)| *known == at) {
-            continue;
-        }
-        if let Ok(first) = Packet::parse(&packet.packet) {
-            next.push((at, first.sequence, first.timestamp));
-        }
-    }
-    next.sort_by_key(|(at, ..)| *at);
-    next
-}
-
 /// A packet between messages (RFC 2326 10.12).
 pub(crate) fn interleaved(channel: u8, packet: &[u8]) -> Bytes {
     let [high, low] = u16::try_from(packet.len()).unwrap_or(u16::MAX).to_be_bytes();
@@ -780,8 +520,4 @@ async fn next(came: &mut Option<mpsc::Receiver<Datagram>>) -> Option<Datagram> {
         Some(came) => came.recv().await,
         None => std::future::pending().await,
     }
-}
-
-fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,0 +1,137 @@
+//! Who asks, and whether he may: what was shown, asked of the gate, and its answer in RTSP's words.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use culvert_formats::rtp;
+use culvert_hub::{Action, Ask, Credentials, Digest, Refusal};
+use culvert_media::StreamName;
+use percent_encoding::percent_decode_str;
+use tokio::time::Instant;
+
+use super::{Described, Fault, Peer, Publishing, REALM, Role};
+use crate::map;
+use crate::receive::Intake;
+use crate::sdp::{self, Description};
+use crate::session::Asking;
+use crate::wire::auth::{Algorithm, DigestResponse, Nonce, challenges};
+
+impl Peer {
+    pub(super) async fn describe(&mut self, asking: Asking) -> Result<(), Fault> {
+        let ask = match self.ask(Action::Play, &asking) {
+            Ok(ask) => ask,
+            Err(why) => return Ok(self.session.refuse(404, &why, &[])?),
+        };
+        // It has said what it wants, and the gate bounds what follows.
+        let permit = self.permit.take();
+        match Box::pin(self.rtsp.0.gate.play(&ask)).await {
+            Ok(admission) => {
+                let tracks = admission.tracks();
+                let any: IpAddr = match self.remote {
+                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                };
+                let text = sdp::write(any, ask.stream.as_str(), &map::told(&tracks));
+                let ssrcs = tracks.iter().enumerate().map(|(at, track)| rtp::Mux::line(at, track).ssrc).collect();
+                self.role = Role::Described(Box::new(Described {
+                    ask,
+                    query: asking.target.query,
+                    admission: Some(admission),
+                    tracks,
+                }));
+                self.idle_since = Instant::now();
+                Ok(self.session.describe(text, ssrcs)?)
+            }
+            Err(refusal) => {
+                self.permit = permit;
+                self.refuse(&refusal)
+            }
+        }
+    }
+
+    pub(super) async fn announce(&mut self, asking: Asking, session: Description) -> Result<(), Fault> {
+        let ask = match self.ask(Action::Publish, &asking) {
+            Ok(ask) => ask,
+            Err(why) => return Ok(self.session.refuse(400, &why, &[])?),
+        };
+        let Some(intake) = Intake::new(std::time::Instant::now(), &session) else {
+            let why = "nothing in this SDP is a form of media that is taken here";
+            return Ok(self.session.refuse(415, why, &[])?);
+        };
+        let permit = self.permit.take();
+        match Box::pin(self.rtsp.0.gate.publish(&ask)).await {
+            Ok(publisher) => {
+                let heard = Instant::now();
+                let publishing = Publishing { publisher, intake, came: None, _registration: None, heard };
+                self.role = Role::Publishing(Box::new(publishing));
+                Ok(self.session.accept()?)
+            }
+            Err(refusal) => {
+                self.permit = permit;
+                self.refuse(&refusal)
+            }
+        }
+    }
+
+    fn ask(&self, action: Action, asking: &Asking) -> Result<Ask, String> {
+        let stream = StreamName::parse(&asking.target.path).map_err(|why| why.to_string())?;
+        Ok(Ask {
+            action,
+            stream,
+            protocol: if self.secure { "rtsps" } else { "rtsp" },
+            remote: self.remote,
+            secure: self.secure,
+            credentials: self.credentials(asking),
+            origin: self.origin.clone(),
+            upper: None,
+        })
+    }
+
+    fn credentials(&self, asking: &Asking) -> Credentials {
+        if let Some(value) = asking.authorization.as_deref() {
+            let Some(digest) = DigestResponse::parse(value) else {
+                return Credentials::from_http(Some(value), &asking.target.query);
+            };
+            // A nonce that is not of ours, or old, shows nothing; the challenge that follows has a new one.
+            if self.rtsp.0.nonces.check(&digest.nonce, now_seconds()) != Nonce::Good || digest.realm != REALM {
+                return Credentials::default();
+            }
+            let shown = Digest {
+                user: digest.user.clone(),
+                sha256: digest.algorithm == Algorithm::Sha256,
+                middle: digest.middle(),
+                a2: digest.a2(asking.method),
+                response: digest.response.clone(),
+            };
+            return Credentials { user: Some(digest.user), secret: None, digest: Some(shown) };
+        }
+        if let Some(pair) = &asking.target.user_info {
+            let (user, secret) = pair.split_once(':').unwrap_or(("", pair));
+            let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+            return Credentials { user: Some(decode(user)), secret: Some(decode(secret)), digest: None };
+        }
+        Credentials::from_query(&asking.target.query)
+    }
+
+    pub(super) fn refuse(&mut self, refusal: &Refusal) -> Result<(), Fault> {
+        let mut headers = Vec::new();
+        if let Refusal::Unauthorized(_) = refusal {
+            let digests = (self.rtsp.0.digests)();
+            let nonce = self.rtsp.0.nonces.issue(now_seconds());
+            for challenge in challenges(REALM, &nonce, false, &digests) {
+                headers.push(("WWW-Authenticate", challenge));
+            }
+        }
+        let status = match refusal {
+            Refusal::Unauthorized(_) => 401,
+            Refusal::Forbidden(_) | Refusal::Taken(_) => 403,
+            Refusal::NoStream(_) | Refusal::NoneBelow(_) | Refusal::NotStarted(_) => 404,
+            Refusal::TooMany(_) | Refusal::Full(_) | Refusal::Draining => 503,
+        };
+        Ok(self.session.refuse(status, &refusal.to_string(), &headers)?)
+    }
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
