@@ -14,6 +14,8 @@ mod m7s;
 mod node;
 mod relay;
 mod rtmp;
+mod rtp;
+mod rtsp;
 pub mod split;
 
 /// A target's name and itself.
@@ -32,9 +34,15 @@ pub const TARGETS: &[Target] = &[
     ("m7s_doubled", m7s::m7s_doubled),
     ("m7s_proxy_url", m7s::m7s_proxy_url),
     ("relay", relay::relay),
+    ("rtcp", rtp::rtcp),
     ("rtmp_chunks", rtmp::rtmp_chunks),
     ("rtmp_handshake", rtmp::rtmp_handshake),
     ("rtmp_session", rtmp::rtmp_session),
+    ("rtp_depacketise", rtp::rtp_depacketise),
+    ("rtp_round_trip", rtp::rtp_round_trip),
+    ("rtsp_headers", rtsp::rtsp_headers),
+    ("rtsp_messages", rtsp::rtsp_messages),
+    ("sdp", rtsp::sdp),
     ("sps264", codec::sps264),
     ("sps265", codec::sps265),
 ];

@@ -17,6 +17,7 @@ pub mod node;
 pub mod old;
 pub mod pipe;
 pub mod rtmp;
+pub mod rtsp;
 pub mod view;
 pub mod wait;
 

@@ -24,6 +24,8 @@ pub struct Pull {
     pub on_demand: OnDemandTable,
     /// How long a pull on demand goes on without a viewer.
     pub grace: Period<0, 3_600_000>,
+    /// How long viewers of a source that is lost are kept while it is looked for.
+    pub hold: Period<0, 3_600_000>,
     /// How long viewers wait for a pull on demand to bring its first picture.
     pub start_timeout: Period<100, 300_000>,
 }
@@ -34,6 +36,7 @@ impl Default for Pull {
             always: BTreeMap::new(),
             on_demand: OnDemandTable::default(),
             grace: Period::from_millis(10_000),
+            hold: Period::from_millis(30_000),
             start_timeout: Period::from_millis(10_000),
         }
     }

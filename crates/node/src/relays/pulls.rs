@@ -19,8 +19,9 @@ use crate::config::{Pull, PullUrl};
 use crate::logs::mask_url;
 use culvert_link::Backoff;
 
-/// How long viewers are kept while a source that was live is connected anew.
-const KEEP_VIEWERS: Duration = Duration::from_secs(10);
+/// A camera that is away is looked for at least this often: it is to be back within 2 s of its return. One that refuses us is left
+/// alone longer each time, for some lock out who shows a wrong password.
+const LOOK_FOR_CAMERA: Duration = Duration::from_secs(1);
 /// Most pulls at once: viewers choose the names of those on demand.
 const PULLS: usize = 1024;
 /// The least grace: a viewer needs a moment to come through the door.
@@ -189,16 +190,20 @@ impl Pulls {
                     self.table().running.remove(stream);
                     return;
                 }
-                Attempt::Failed(why) => why,
+                Attempt::Failed(why, absence) => (why, absence),
             };
+            let (why, absence) = why;
             tracing::warn!(%stream, url = %mask_url(url.url().as_str()), %why, "pull failed");
             board.set(Doing::Retrying, Some(why.clone()));
             if live.is_some() {
                 lost_at = Some(Instant::now());
             }
-            let wait = backoff.after(live);
+            let mut wait = backoff.after(live);
+            if absence {
+                wait = wait.min(LOOK_FOR_CAMERA);
+            }
             // Viewers of a source that was live stay for a while.
-            let keep = lost_at.is_some_and(|lost| lost.elapsed() + wait < KEEP_VIEWERS);
+            let keep = lost_at.is_some_and(|lost| lost.elapsed() + wait < self.0.config.hold.get());
             if pull.kind == Kind::OnDemand && !keep {
                 // Its viewers are told at once; the next one makes another attempt.
                 self.table().running.remove(stream);
@@ -231,7 +236,7 @@ impl Pulls {
                 let source = Source { protocol: "pull", remote };
                 match self.0.hub.publish(stream, source, Identity::anonymous()) {
                     Ok(publisher) => publisher,
-                    Err(refusal) => return (Attempt::Failed(refusal.to_string()), None),
+                    Err(refusal) => return (Attempt::Failed(refusal.to_string(), false), None),
                 }
             }
         };
@@ -249,22 +254,27 @@ impl Pulls {
             match url.scheme() {
                 "rtsp" | "rtsps" => {
                     let prefer = if url.fragment() == Some("udp") { Prefer::Udp } else { Prefer::Tcp };
-                    culvert_rtsp::pull(url, prefer, tls, silence, &publisher, &mut begun)
-                        .await
-                        .map_err(|e| e.to_string())
+                    let ended = culvert_rtsp::pull(url, prefer, tls, silence, &publisher, &mut begun).await;
+                    ended.map_err(|e| (e.to_string(), e.is_absence()))
                 }
                 "rtmp" | "rtmps" => culvert_rtmp::pull(url.as_str(), tls, silence, &publisher, &mut begun)
                     .await
-                    .map_err(|e| e.to_string()),
-                _ => culvert_live::pull(url, tls, silence, &publisher, &mut begun).await.map_err(|e| e.to_string()),
+                    .map_err(|e| (e.to_string(), false)),
+                _ => {
+                    let ended = culvert_live::pull(url, tls, silence, &publisher, &mut begun).await;
+                    ended.map_err(|e| (e.to_string(), false))
+                }
             }
         };
         let ended = tokio::select! {
-            ended = source => Attempt::Failed(ended.err().unwrap_or_else(|| "the source ended".into())),
+            ended = source => {
+                let (why, absence) = ended.err().unwrap_or_else(|| ("the source ended".into(), false));
+                Attempt::Failed(why, absence)
+            }
             () = publisher.cancelled() => match pull.kind {
                 // Who closes the stream of a command means the command.
                 Kind::OnDemand | Kind::Command => Attempt::Unwanted,
-                Kind::Always => Attempt::Failed("closed by the API".into()),
+                Kind::Always => Attempt::Failed("closed by the API".into(), false),
             },
             () = publisher.end_unwatched(first, grace), if pull.kind == Kind::OnDemand => Attempt::Unwanted,
             () = pull.stop.cancelled() => Attempt::Unwanted,
@@ -286,8 +296,8 @@ struct Order {
 enum Attempt {
     /// Nobody watches, or the node ends.
     Unwanted,
-    /// A sentence.
-    Failed(String),
+    /// A sentence, and whether the source is just not there.
+    Failed(String, bool),
 }
 
 impl Demand for Pulls {

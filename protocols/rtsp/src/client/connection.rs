@@ -20,6 +20,8 @@ use crate::wire::{Input, Method, Reader, Request, Response};
 /// What the kernel may hold unsent of a push; what waits in our own queue instead can still be skipped.
 const UNSENT_BYTES: u32 = 64 << 10;
 const READ_BYTES: usize = 64 << 10;
+/// How long a server may take to accept: one that is away is asked again, and must be found soon after its return.
+const DIAL: Duration = Duration::from_secs(2);
 /// Packets that came before the answer to a request; a server may begin before it says so.
 const EARLY: usize = 4096;
 /// A session whose server does not say how long it lives (RFC 2326 12.37).
@@ -64,7 +66,7 @@ impl Connection {
         };
         let port = url.port().unwrap_or(if secure { 322 } else { 554 });
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let conn: Conn = dial(host, port, secure.then(|| tls.clone()), silence).await?;
+        let conn: Conn = dial(host, port, secure.then(|| tls.clone()), DIAL.min(silence)).await?;
         conn.set_nodelay(true);
         conn.set_notsent_lowat(UNSENT_BYTES);
         conn.set_keepalive();

@@ -82,6 +82,29 @@ pub enum ClientError {
     Changed,
 }
 
+impl ClientError {
+    /// The server is just not there, or was lost: looking for it again soon does it no harm.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            ClientError::Dial(_)
+            | ClientError::Io(_)
+            | ClientError::Closed
+            | ClientError::Ended
+            | ClientError::Silent(_)
+            | ClientError::NoDatagrams(_) => true,
+            ClientError::Url(_)
+            | ClientError::Wire(_)
+            | ClientError::Refused { .. }
+            | ClientError::Redirected
+            | ClientError::NoMedia
+            | ClientError::NoTransport
+            | ClientError::Replaced(_)
+            | ClientError::SourceEnded(_)
+            | ClientError::Changed => false,
+        }
+    }
+}
+
 fn hint(status: u16) -> &'static str {
     match status {
         401 => "; check user and password in the URL",

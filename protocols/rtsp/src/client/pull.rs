@@ -25,6 +25,10 @@ use crate::wire::{Method, Request};
 const REDIRECTS: usize = 4;
 /// How long the first datagram may take, before the connection is used instead.
 const FIRST_DATAGRAM: Duration = Duration::from_secs(4);
+/// A source that always sent more often than this, and then nothing for so long, is lost.
+const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+/// By so many times its widest pause, so far.
+const PAUSES: u32 = 4;
 /// Largest datagram.
 const DATAGRAM_BYTES: usize = 65_536;
 /// An RTP packet of no payload, which opens a way through NAT (RFC 3550 5.1).
@@ -202,6 +206,8 @@ impl Pull {
         let by_udp = self.lines.iter().any(|line| matches!(line.way, Way::Udp(_)));
         let mut patience = if by_udp { FIRST_DATAGRAM.min(silence) } else { silence };
         let mut heard = Instant::now();
+        // The first packets are a burst of what the server had.
+        let mut widest = LEAST_PATIENCE / PAUSES;
         let every = connection.session_timeout / 2;
         let mut life = Instant::now() + every;
         let mut first = by_udp;
@@ -225,7 +231,8 @@ impl Pull {
                 && let Some(line) = self.lines.get_mut(line)
             {
                 if !rtcp {
-                    (heard, first, patience) = (Instant::now(), false, silence);
+                    widest = widest.max(heard.elapsed());
+                    (heard, first, patience) = (Instant::now(), false, silence.min(widest * PAUSES));
                 }
                 let in_order = matches!(line.way, Way::Tcp(..));
                 if self.intake.handle(now, line.at, rtcp, data, in_order)

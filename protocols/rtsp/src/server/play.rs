@@ -16,6 +16,9 @@ use crate::session::{Event, Output, Way};
 /// How long `PLAY` waits for a first picture, to say which packet it begins with.
 const FIRST_PICTURE: Duration = Duration::from_secs(2);
 
+/// Most of it that is looked through for the first packets of all tracks.
+const LOOK_AHEAD_BYTES: usize = 512 << 10;
+
 impl Peer {
     pub(super) async fn play(&mut self) -> Result<(), Fault> {
         let Role::Described(described) = std::mem::replace(&mut self.role, Role::Idle) else {
@@ -47,6 +50,11 @@ impl Peer {
         if let Ok(Err(_)) = taken {
             return Ok(self.session.refuse(404, "the stream has ended", &[])?);
         }
+        // What is cached tells how the other tracks begin.
+        while next_packets(&first).len() < self.session.ways().iter().flatten().count()
+            && first.iter().map(Bytes::len).sum::<usize>() < LOOK_AHEAD_BYTES
+            && timeout(Duration::ZERO, player.take(&mut first)).await.is_ok_and(|taken| taken.is_ok())
+        {}
         self.session.play(&next_packets(&first))?;
         let ways = self.session.ways().to_vec();
         let whole = ways.len() == described.tracks.iter().count();

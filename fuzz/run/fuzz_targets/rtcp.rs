@@ -1,0 +1,4 @@
+//! The target `rtcp` of culvert-fuzz under libFuzzer.
+#![no_main]
+
+culvert_fuzz_run::target!("rtcp");
