@@ -57,6 +57,7 @@ impl Demo {
         writeln!(out, "or play the lower's camera from the upper with ffplay, VLC or mpv:")?;
         writeln!(out, "  {}", upper.url("http", &format!("/play/{stream}.flv")))?;
         writeln!(out, "  {}", upper.url("rtmp", &format!("/{stream}")))?;
+        writeln!(out, "  {}", upper.url("rtsp", &format!("/{stream}")))?;
         writeln!(out, "Its video crosses the link only while somebody watches. Ask the upper what it knows:")?;
         writeln!(out, "  curl {}", upper.url("http", "/api/v1/peers"))?;
         writeln!(out, "and the lower, through the link, what it is doing:")?;
