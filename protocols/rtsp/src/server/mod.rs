@@ -478,9 +478,7 @@ impl Peer {
             }
             Event::Teardown => Ok(()),
             Event::Packet { at, rtcp, data } => {
-                if let Role::Publishing(publishing) = &mut self.role
-                    && self.session.is_running()
-                {
+                if let Role::Publishing(publishing) = &mut self.role {
                     publishing.intake.handle(std::time::Instant::now(), at, rtcp, data, true);
                 }
                 Ok(())

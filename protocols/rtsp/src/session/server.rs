@@ -262,7 +262,8 @@ impl ServerSession {
             Some(Way::Tcp(media, rtcp)) if *media == channel || *rtcp == channel => Some((at, *rtcp == channel)),
             _ => None,
         });
-        if let Some((at, rtcp)) = found {
+        // What came before a PAUSE was sent while it was running, whenever it is looked at.
+        if let Some((at, rtcp)) = found.filter(|_| self.phase == Phase::Running) {
             self.outputs.push_back(Output::Event(Event::Packet { at, rtcp, data }));
         }
     }
@@ -322,7 +323,12 @@ impl ServerSession {
                         self.outputs.push_back(Output::Event(Event::Pause));
                     }
                 }
-                (Role::Publisher(_) | Role::None, _) => self.answer(cseq, Response::new(455)),
+                // GStreamer says so before it goes; what comes meanwhile is not taken.
+                (Role::Publisher(_), _) => {
+                    self.phase = Phase::Ready;
+                    self.answer(cseq, Response::new(200).with("Session", self.id.as_str()));
+                }
+                (Role::None, _) => self.answer(cseq, Response::new(455)),
             },
             Method::Teardown => {
                 self.answer(cseq, Response::new(200).with("Session", self.id.as_str()));
