@@ -251,13 +251,28 @@ async fn users_show_a_token_by_basic_by_either_digest_or_in_the_url() {
     use culvert_rtsp::wire::auth::{Challenge, Client as Shows};
     into_hub(&node, "live/a", Script::clip(|_, frame| Some(frame)));
     node.until_live("live/a").await;
-    for challenge in &challenges {
-        let challenge = Challenge::best([*challenge].into_iter()).unwrap();
-        for (password, status) in [("wrong", 401), (token, 200)] {
+    for which in 0..challenges.len() {
+        for (password, about, status) in
+            [("wrong", url.clone(), 401), (token, node.url("rtsp", "/live/other"), 401), (token, url.clone(), 200)]
+        {
             let mut client = Client::connect(node.address()).await;
-            let shown = Shows::new("cam", password, challenge.clone()).authorize("DESCRIBE", &url, "cn");
+            let refused = client.ask(Method::Describe, &url, &[], "").await;
+            let challenge = refused.headers.all("WWW-Authenticate").nth(which).unwrap();
+            let challenge = Challenge::best([challenge].into_iter()).unwrap();
+            let by_digest = !matches!(challenge, Challenge::Basic { .. });
+            let shown = Shows::new("cam", password, challenge).authorize("DESCRIBE", &about, "cn");
             let answer = client.ask(Method::Describe, &url, &[("Authorization", &shown)], "").await;
-            assert_eq!(answer.status, status, "{challenge:?} {password}");
+            // Basic says nothing of what it is about.
+            let status = if password == token && !by_digest { 200 } else { status };
+            assert_eq!(answer.status, status, "{which} {password} {about}");
+            if status == 200 && by_digest {
+                // What was shown on one connection is of no use on another.
+                let mut other = Client::connect(node.address()).await;
+                let again = other.ask(Method::Describe, &url, &[("Authorization", &shown)], "").await;
+                assert_eq!(again.status, 401);
+                let challenge = again.headers.all("WWW-Authenticate").next().unwrap();
+                assert!(challenge.contains("stale=true"), "{challenge}");
+            }
         }
     }
     let mut client = Client::connect(node.address()).await;
@@ -419,6 +434,81 @@ async fn client_ports(client: &mut Client, url: &str, transport: &str, socket: &
         socket.send_to(&sound(n), ("127.0.0.1", to)).await.unwrap();
     }
     status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_a_stream_on_the_connection_pauses_goes_on_and_ends_with_an_answer_each() {
+    let node = TestNode::start("limits: {handshake_timeout: 1s}");
+    into_hub(&node, "live/a", Script::clip(|_, frame| Some(frame)));
+    node.until_live("live/a").await;
+    let url = node.url("rtsp", "/live/a");
+    let mut client = Client::connect(node.address()).await;
+    client.set_up(&url).await;
+    for _ in 0..3 {
+        assert_eq!(client.ask(Method::Play, &url, &[], "").await.status, 200);
+        for _ in 0..20 {
+            client.packet().await.unwrap();
+        }
+        assert_eq!(client.ask(Method::Pause, &url, &[], "").await.status, 200);
+    }
+    // It was told 60 s, and signs of life count.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(client.ask(Method::GetParameter, &url, &[], "").await.status, 200);
+    // All at once: each is answered, in order, and the last one counts.
+    let session = client.session.clone().unwrap();
+    let mut requests = String::new();
+    for (n, method) in ["PLAY", "PAUSE", "PLAY"].iter().enumerate() {
+        requests += &format!("{method} {url} RTSP/1.0\r\nCSeq: {}\r\nSession: {session}\r\n\r\n", 900 + n);
+    }
+    client.send(requests.as_bytes()).await;
+    for n in 0..3 {
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.headers.cseq()), (200, Some(900 + n)), "{answer:?}");
+    }
+    for _ in 0..20 {
+        client.packet().await.unwrap();
+    }
+    assert_eq!(client.ask(Method::Teardown, &url, &[], "").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_another_session_s_ports_nor_a_name_without_sending() {
+    let node = with_udp("limits: {handshake_timeout: 1s}");
+    into_hub(&node, "live/a", Script::clip(|_, frame| Some(frame)));
+    node.until_live("live/a").await;
+    let url = node.url("rtsp", "/live/a");
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let transport = format!("RTP/AVP;unicast;client_port={port}-{}", port.wrapping_add(1));
+    let (mut statuses, mut clients) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let mut client = Client::connect(node.address()).await;
+        client.ask(Method::Describe, &url, &[], "").await;
+        let at = format!("{url}/trackID=0");
+        assert_eq!(client.ask(Method::Setup, &at, &[("Transport", &transport)], "").await.status, 200);
+        statuses.push(client.ask(Method::Play, &url, &[], "").await.status);
+        clients.push(client);
+    }
+    assert_eq!(statuses, [200, 461]);
+    let mut buffer = [0; 2000];
+    for _ in 0..100 {
+        soon("the first session's packets", socket.recv(&mut buffer)).await.unwrap();
+    }
+    // Signs of life are no media.
+    let mut squatter = Client::connect(node.address()).await;
+    assert_eq!(squatter.ask(Method::Announce, &node.url("rtsp", "/live/held"), &[], &announced()).await.status, 200);
+    let held = Instant::now();
+    while node.json("/api/v1/sessions").await["items"].to_string().contains("live/held") {
+        assert!(held.elapsed() < Duration::from_secs(4), "a name is held by somebody who sends nothing");
+        squatter.send(b"OPTIONS * RTSP/1.0\r\nCSeq: 7\r\n\r\n").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // GStreamer puts the query behind the control.
+    let url = node.url("rtsp", "/live/g");
+    let mut client = Client::connect(node.address()).await;
+    assert_eq!(client.ask(Method::Announce, &format!("{url}?x=y"), &[], &announced()).await.status, 200);
+    let by_tcp = [("Transport", "RTP/AVP/TCP;unicast;interleaved=0-1;mode=record")];
+    assert_eq!(client.ask(Method::Setup, &format!("{url}/streamid=0?x=y"), &by_tcp, "").await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,9 +94,17 @@ impl<M: Mux> Packaging<M> {
     /// read, or before the next frame.
     pub(crate) fn new(tracks: &Tracks, mut cached: VecDeque<Step>, limits: RingLimits, workers: usize) -> Packaging<M> {
         let mut mux = M::new(tracks);
-        // What was cached before a change that it cannot follow is not for its viewers.
-        let change = cached.iter().rposition(|step| matches!(step, Step::Tracks(tracks) if !mux.follows(tracks)));
-        if let Some(Step::Tracks(tracks)) = change.and_then(|at| cached.drain(..=at).next_back()) {
+        // What was cached before a change that cannot be followed is not for its viewers.
+        let (mut current, mut begin) = (M::new(tracks), None);
+        for (at, step) in cached.iter().enumerate() {
+            let Step::Tracks(tracks) = step else { continue };
+            if current.follows(tracks) {
+                current.set_tracks(tracks, &mut Vec::new());
+            } else {
+                (current, begin) = (M::new(tracks), Some(at));
+            }
+        }
+        if let Some(Step::Tracks(tracks)) = begin.and_then(|at| cached.drain(..=at).next_back()) {
             mux = M::new(&tracks);
         }
         let start = Arc::new(Start { header: mux.header(), reentry: mux.reentry() });

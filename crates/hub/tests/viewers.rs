@@ -224,7 +224,10 @@ async fn the_end_of_a_stream_reaches_its_viewers_with_their_outlets() {
     publisher.finish(End::Finished);
     for viewer in [&mut level, &mut joining] {
         let finished = viewer.ended().await;
-        assert_eq!((finished.end, finished.outlet.is_some()), (End::Finished, true));
+        assert_eq!(
+            (finished.end.clone(), finished.outlet(Duration::from_secs(1)).await.is_some()),
+            (End::Finished, true)
+        );
     }
     assert!(hub.list().is_empty());
     settle().await;

@@ -37,15 +37,13 @@ impl Protocols {
         limits: Limits,
         udp: Option<Udp>,
     ) -> anyhow::Result<Protocols> {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|why| anyhow::anyhow!("no random numbers from the system: {why}"))?;
         let guard = guard.clone();
         let digests = Arc::new(move || guard.digests());
         let rtsp_limits = culvert_rtsp::Limits { handshake: limits.handshake, silence: limits.silence };
         Ok(Protocols {
             hub: gate.hub().clone(),
             rtmp: Rtmp::new(gate.clone(), pace, limits),
-            rtsp: Rtsp::new(gate.clone(), pace, rtsp_limits, udp, secret, digests),
+            rtsp: Rtsp::new(gate.clone(), pace, rtsp_limits, udp, digests),
             live: Live::new(gate.clone(), pace, culvert_m7s::push::without_doubled_headers),
         })
     }

@@ -178,7 +178,7 @@ async fn listen_http(mut read: ReadHalf, mut attached: Attached) {
     let mut ignored = [0u8; 64];
     let outlet = loop {
         tokio::select! {
-            finished = attached.ended() => break finished.outlet,
+            finished = attached.ended() => break finished.outlet(FAREWELL).await,
             heard = read.read(&mut ignored) => if !matches!(heard, Ok(n) if n > 0) {
                 return;
             },
@@ -196,13 +196,16 @@ async fn listen_ws(mut read: ReadHalf, mut attached: Attached) {
     let mut buffer = [0u8; 256];
     loop {
         tokio::select! {
-            finished = attached.ended() => return farewell(finished.outlet, &finished.end).await,
+            finished = attached.ended() => {
+                let end = finished.end.clone();
+                return farewell(finished.outlet(FAREWELL).await, &end).await;
+            }
             heard = read.read(&mut buffer) => {
                 let Some(bytes) = heard.ok().filter(|&n| n > 0).and_then(|n| buffer.get(..n)) else { return };
                 decoder.handle_input(bytes);
                 if let Err(status) = hear(&mut decoder, &attached) {
                     attached.close();
-                    if let Some(outlet) = attached.ended().await.outlet {
+                    if let Some(outlet) = attached.ended().await.outlet(FAREWELL).await {
                         part(outlet, status, "").await;
                     }
                     return;

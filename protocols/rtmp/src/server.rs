@@ -171,7 +171,7 @@ impl Peer {
             }
             Role::Playing(mut attached) => {
                 attached.close();
-                self.write = attached.ended().await.outlet;
+                self.write = attached.ended().await.outlet(FAREWELL).await;
             }
         }
         if let Some(mut write) = self.write.take() {
@@ -240,8 +240,9 @@ impl Peer {
                 }
                 Woken::Finished(finished) => {
                     self.role = Role::Idle;
-                    self.write = finished.outlet;
-                    self.session.end("NetStream.Play.UnpublishNotify", finished.end.name());
+                    let end = finished.end.clone();
+                    self.write = finished.outlet(FAREWELL).await;
+                    self.session.end("NetStream.Play.UnpublishNotify", end.name());
                     return Ok(());
                 }
             }
@@ -342,7 +343,7 @@ impl Peer {
             }
             Role::Playing(mut attached) => {
                 attached.close();
-                self.write = attached.ended().await.outlet;
+                self.write = attached.ended().await.outlet(FAREWELL).await;
             }
         }
     }

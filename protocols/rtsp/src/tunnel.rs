@@ -6,6 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::Rtsp;
+use crate::server::UNSENT_BYTES;
 
 const TUNNELLED: &str = "application/x-rtsp-tunnelled";
 const COOKIE: &str = "x-sessioncookie";
@@ -67,12 +69,14 @@ impl Rtsp {
     }
 
     /// Answers the head that [`Rtsp::takes`] said yes to; it is still unread on the connection. Spawns what outlives the answer.
-    pub async fn serve_http(&self, mut conn: Conn, head: Head) {
+    /// `permit` is held as [`Rtsp::serve`] does.
+    pub async fn serve_http(&self, mut conn: Conn, head: Head, permit: impl Send + 'static) {
+        conn.set_notsent_lowat(UNSENT_BYTES);
         conn.consume(head.bytes);
         let forwarded = FORWARDED.iter().any(|name| head.header(name).is_some());
         let origin = Some(site(head.header("origin"), head.header("host"), forwarded));
         if head.header("upgrade").is_some() {
-            return self.serve_websocket(conn, &head, origin).await;
+            return self.serve_websocket(conn, &head, origin, permit).await;
         }
         let cookie = head.header(COOKIE).filter(|cookie| !cookie.is_empty() && cookie.len() <= COOKIE_BYTES);
         let Some(cookie) = cookie.map(str::to_string) else {
@@ -95,7 +99,7 @@ impl Rtsp {
         if !self.tunnels().add(key, to) {
             return refuse(conn, "503 Service Unavailable").await;
         }
-        let (_, mut write) = conn.into_split();
+        let (mut gone, mut write) = conn.into_split();
         let hello = format!(
             "HTTP/1.0 200 OK\r\nServer: Culvert\r\nConnection: close\r\nCache-Control: no-store\r\nPragma: no-cache\r\n\
              Content-Type: {TUNNELLED}\r\n\r\n"
@@ -105,12 +109,19 @@ impl Rtsp {
         }
         let rtsp = self.clone();
         self.gate().hub().spawn(async move {
-            let Ok(Ok(read)) = timeout(rtsp.handshake(), half).await else { return };
-            rtsp.serve_halves(read, write, remote, secure, origin, ());
+            // It has nothing to say: what is read is its end, which makes room for another.
+            let mut ignored = [0; 64];
+            let joined = tokio::select! {
+                joined = timeout(rtsp.handshake(), half) => joined,
+                _ = gone.read(&mut ignored) => return,
+            };
+            if let Ok(Ok(read)) = joined {
+                rtsp.serve_halves(read, write, remote, secure, origin, permit);
+            }
         });
     }
 
-    async fn serve_websocket(&self, mut conn: Conn, head: &Head, origin: Option<String>) {
+    async fn serve_websocket(&self, mut conn: Conn, head: &Head, origin: Option<String>, permit: impl Send + 'static) {
         let key = head.header("sec-websocket-key").filter(|_| head.header("sec-websocket-version") == Some("13"));
         let Some(key) = key else { return refuse(conn, "400 Bad Request").await };
         let hello = format!(
@@ -124,19 +135,20 @@ impl Rtsp {
         let (remote, secure) = (conn.remote(), conn.is_secure());
         let (ours, theirs) = duplex(PIPE_BYTES);
         // When either end goes, so does the other.
-        self.gate().hub().spawn(async move { drop(carry(conn, theirs).await) });
+        let stall = self.stall();
+        self.gate().hub().spawn(async move { drop(carry(conn, theirs, stall).await) });
         let (read, write) = tokio::io::split(ours);
-        self.serve_halves(Box::new(read), Box::new(write), remote, secure, origin, ());
+        self.serve_halves(Box::new(read), Box::new(write), remote, secure, origin, permit);
     }
 }
 
 async fn refuse(mut conn: Conn, status: &str) {
     let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-    timeout(std::time::Duration::from_secs(2), conn.write_all(answer.as_bytes())).await.ok();
+    timeout(Duration::from_secs(2), conn.write_all(answer.as_bytes())).await.ok();
 }
 
-/// Carries bytes of a session in binary messages, both ways.
-async fn carry(conn: Conn, session: DuplexStream) -> io::Result<()> {
+/// Carries bytes of a session in binary messages, both ways. Neither end may take nothing for longer than `stall`.
+async fn carry(conn: Conn, session: DuplexStream, stall: Duration) -> io::Result<()> {
     let (mut read, mut write) = conn.into_split();
     let (mut said, mut heard) = tokio::io::split(session);
     let mut decoder = Decoder::new(Role::Server, MESSAGE_BYTES);
@@ -145,7 +157,7 @@ async fn carry(conn: Conn, session: DuplexStream) -> io::Result<()> {
         let n = tokio::select! {
             n = said.read(&mut goes) => {
                 let Some(bytes) = goes.get(..n?).filter(|bytes| !bytes.is_empty()) else { break };
-                write.write_all(&ws::encode(Opcode::Binary, bytes, None)).await?;
+                within(stall, write.write_all(&ws::encode(Opcode::Binary, bytes, None))).await?;
                 continue;
             }
             n = read.read(&mut came) => n?,
@@ -154,17 +166,21 @@ async fn carry(conn: Conn, session: DuplexStream) -> io::Result<()> {
         decoder.handle_input(bytes);
         while let Some(message) = decoder.poll_message().map_err(io::Error::other)? {
             match message {
-                Message::Text(data) | Message::Binary(data) => heard.write_all(&data).await?,
-                Message::Ping(data) => write.write_all(&ws::encode(Opcode::Pong, &data, None)).await?,
+                Message::Text(data) | Message::Binary(data) => within(stall, heard.write_all(&data)).await?,
+                Message::Ping(data) => within(stall, write.write_all(&ws::encode(Opcode::Pong, &data, None))).await?,
                 Message::Pong(_) => {}
                 Message::Close(status) => {
                     let status = status.unwrap_or(1000);
-                    return write.write_all(&ws::close(status, "", None)).await;
+                    return within(stall, write.write_all(&ws::close(status, "", None))).await;
                 }
             }
         }
     }
-    write.write_all(&ws::close(1000, "", None)).await
+    within(stall, write.write_all(&ws::close(1000, "", None))).await
+}
+
+async fn within(limit: Duration, write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    timeout(limit, write).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Reads what stands in base64 on a connection.

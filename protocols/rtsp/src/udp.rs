@@ -6,18 +6,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use culvert_net::udp::bind;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 /// Datagrams that wait for one session; beyond, they are lost, as datagrams are.
-const WAITING: usize = 1024;
-/// Largest datagram.
-const DATAGRAM_BYTES: usize = 65_536;
-/// Read into at a time, and shared by the datagrams in it.
-const SLAB_BYTES: usize = 256 << 10;
+const WAITING: usize = 512;
+/// Largest datagram that is taken: more than any that is not cut on its way.
+const DATAGRAM_BYTES: usize = 16 << 10;
 
 /// A packet that came for a session.
 #[derive(Debug)]
@@ -110,35 +108,44 @@ impl Udp {
 
     async fn read(&self, rtcp: bool) {
         let socket = if rtcp { &self.0.reports } else { &self.0.media };
-        let mut slab = BytesMut::new();
+        let mut buffer = vec![0; DATAGRAM_BYTES + 1];
         loop {
-            if slab.capacity() < DATAGRAM_BYTES {
-                slab = BytesMut::with_capacity(SLAB_BYTES);
-            }
             // An error is what a datagram of ours to a closed port came back as, and says nothing of the next one.
-            let Ok((_, from)) = socket.recv_buf_from(&mut slab).await else { continue };
-            let data = slab.split().freeze();
-            self.deliver(from, rtcp, data);
+            let Ok((n, from)) = socket.recv_from(&mut buffer).await else { continue };
+            if let Some(data) = buffer.get(..n).filter(|data| data.len() <= DATAGRAM_BYTES) {
+                // Of its own size: one that is kept must not keep others.
+                self.deliver(from, rtcp, data);
+            }
         }
     }
 
-    fn deliver(&self, from: SocketAddr, rtcp: bool, data: Bytes) {
+    fn deliver(&self, from: SocketAddr, rtcp: bool, data: &[u8]) {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let table = self.table();
         let Some(peer) = table.peers.get(&(from, rtcp)) else {
             self.0.unknown.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        if let Err(TrySendError::Full(_)) = peer.to.try_send(Datagram { at: peer.at, rtcp, data }) {
+        if let Err(TrySendError::Full(_)) =
+            peer.to.try_send(Datagram { at: peer.at, rtcp, data: Bytes::copy_from_slice(data) })
+        {
             self.0.overrun.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Has what comes from these ports of a peer delivered: (track, media port, RTCP port). What another session of that address had of
-    /// them goes to the newer one: the older is a half-open one of the same machine.
-    pub(crate) fn register(&self, ip: IpAddr, ways: &[(usize, u16, u16)]) -> (Registration, mpsc::Receiver<Datagram>) {
+    /// Has what comes from these ports of a peer delivered: (track, media port, RTCP port). None: a session that there is has one of
+    /// them; whoever is behind the same address must not be able to take it.
+    pub(crate) fn register(
+        &self,
+        ip: IpAddr,
+        ways: &[(usize, u16, u16)],
+    ) -> Option<(Registration, mpsc::Receiver<Datagram>)> {
         let (to, from) = mpsc::channel(WAITING);
         let mut table = self.table();
+        let taken = |port: u16, rtcp: bool| table.peers.contains_key(&(SocketAddr::new(ip, port), rtcp));
+        if ways.iter().any(|(_, media, reports)| taken(*media, false) || taken(*reports, true)) {
+            return None;
+        }
         table.last += 1;
         let number = table.last;
         for (at, media, reports) in ways {
@@ -148,7 +155,7 @@ impl Udp {
             }
         }
         drop(table);
-        (Registration { udp: self.clone(), number }, from)
+        Some((Registration { udp: self.clone(), number }, from))
     }
 
     /// Sends a datagram. What the system cannot take now is lost, as datagrams are.

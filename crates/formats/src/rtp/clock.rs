@@ -32,6 +32,10 @@ impl Unwrap {
 
 /// A step of a source's clock beside the time that went by, which is not jitter any more.
 const JUMP: Duration = Duration::from_secs(5);
+/// A step back beyond what reordered pictures do.
+const BACK: Time = Time::from_millis(3000);
+/// Between what was told of the beginning and the first packet.
+const NEAR: Time = Time::from_millis(2000);
 /// Sound that is off by no more than this is left alone.
 const TOLERANCE: Time = Time::from_millis(10);
 /// Reports that put two sources further apart than this are nonsense (clocks that were set between two reports).
@@ -46,6 +50,8 @@ pub struct Sync {
     unwrap: Unwrap,
     /// A timestamp and when that is.
     anchor: Option<(i64, Time)>,
+    /// What the sender says that the beginning is.
+    told: Option<u32>,
     /// What is still to be put right, a little with each frame.
     skew: Time,
     /// A timestamp and its wall clock, by the newest report.
@@ -57,13 +63,21 @@ impl Sync {
     /// A clock of so many ticks a second; 0 is taken for 90,000.
     pub fn new(clock_hz: u32) -> Sync {
         let clock_hz = if clock_hz == 0 { 90_000 } else { clock_hz };
-        Sync { clock_hz, unwrap: Unwrap::default(), anchor: None, skew: Time::ZERO, report: None, last: None }
+        Sync {
+            clock_hz,
+            unwrap: Unwrap::default(),
+            anchor: None,
+            told: None,
+            skew: Time::ZERO,
+            report: None,
+            last: None,
+        }
     }
 
-    /// Says when a timestamp is, before the first one is placed (RFC 2326 12.33: `rtptime`).
-    pub fn begin(&mut self, timestamp: u32, at: Time) {
-        let ticks = self.unwrap.unwrap(timestamp);
-        self.anchor = Some((ticks, at));
+    /// Says what the timestamp was when the stream began (RFC 2326 12.33: `rtptime`). Believed if the first one that is placed is near:
+    /// some cameras say 0, or what was true for somebody before.
+    pub fn begin(&mut self, timestamp: u32) {
+        self.told = Some(timestamp);
     }
 
     /// Whether it is known when its timestamps are.
@@ -74,11 +88,15 @@ impl Sync {
     /// Places a timestamp that came `now` (since any moment). A clock that jumps is placed anew where `now` says that it is.
     pub fn place(&mut self, timestamp: u32, now: Duration) -> Time {
         let ticks = self.unwrap.unwrap(timestamp);
-        let (from, at) = *self.anchor.get_or_insert_with(|| (ticks, micros(now)));
+        let told = self.told.take().map(|told| self.unwrap.peek(told));
+        let near = told.filter(|told| Time::from_ticks(ticks - told, self.clock_hz).abs() <= NEAR);
+        let (from, at) =
+            *self.anchor.get_or_insert_with(|| near.map_or((ticks, micros(now)), |told| (told, Time::ZERO)));
         let mut time = at + Time::from_ticks(ticks - from, self.clock_hz);
         if let Some((last, then)) = self.last {
             let expected = last + micros(now.saturating_sub(then));
-            if (time - expected).abs() > micros(JUMP) {
+            // A path that stood still brings old timestamps late, which is no jump.
+            if time - expected > micros(JUMP) || last - time > BACK {
                 self.anchor = Some((ticks, expected));
                 (self.skew, self.report) = (Time::ZERO, None);
                 time = expected;
@@ -212,5 +230,25 @@ mod tests {
         sound.handle_report(Ntp(0), 0);
         assert_eq!(video.place(4_000_000_000, ms(40)), Time::from_millis(40));
         assert_eq!(video.place(4_000_003_600, ms(80)), Time::from_millis(80));
+    }
+
+    #[test]
+    fn a_path_that_stood_still_does_not_bend_the_timeline() {
+        let mut video = Sync::new(90_000);
+        for n in 0..100_u32 {
+            video.place(n * 3600, ms(u64::from(n) * 40));
+        }
+        // Seven seconds of nothing, and then all of it at once.
+        let late: Vec<i64> = (100..275_u32).map(|n| video.place(n * 3600, ms(11_000)).millis()).collect();
+        assert_eq!((late[0], late[174]), (4000, 274 * 40));
+    }
+
+    #[test]
+    fn what_is_told_of_the_beginning_is_believed_if_it_is_near() {
+        let (mut near, mut far) = (Sync::new(90_000), Sync::new(90_000));
+        near.begin(1000);
+        far.begin(0);
+        assert_eq!(near.place(1000 + 9000, ms(5)), Time::from_millis(100));
+        assert_eq!(far.place(3_000_000_000, ms(5)), Time::from_millis(5));
     }
 }

@@ -16,9 +16,7 @@ use super::rtcp::{self, Ntp, SenderInfo};
 const PAYLOAD_BYTES: usize = 1160;
 /// In front of a packet.
 const FRAME_BYTES: usize = 4;
-/// A viewer that begins hears of the clocks with its first picture, unless that was told so shortly before.
-const REPORT_AT_ENTRY: Time = Time::from_millis(1000);
-/// How often it is told otherwise.
+/// How often viewers are told of the clocks, besides with each key frame.
 const REPORT: Time = Time::from_millis(5000);
 /// The wall clock of frames wavers with the network they came by; players take each step of a report's for a step of the media.
 const SLEW: Duration = Duration::from_millis(1);
@@ -179,7 +177,7 @@ impl culvert_media::Mux for Mux {
         let entry = if video { frame.key } else { !self.has_video };
         let mut data = Vec::with_capacity(frame.data.len() + frame.data.len() / 32 + 256);
         let since = self.reported.map(|last| frame.dts - last);
-        if since.is_none_or(|since| since >= REPORT || entry && since >= REPORT_AT_ENTRY || since < Time::ZERO) {
+        if since.is_none_or(|since| since >= REPORT || entry && video || since < Time::ZERO) {
             self.report(frame, &mut data);
         }
         let Some(source) = self.sources.get_mut(at) else { return };
@@ -239,6 +237,8 @@ pub struct Framed {
     pub channel: u8,
     /// The packet, shared with the chunk.
     pub packet: Bytes,
+    /// The same with its four bytes.
+    pub framed: Bytes,
 }
 
 /// The packets of a chunk that [`Mux`] made.
@@ -251,9 +251,8 @@ pub fn framed(chunk: &Bytes) -> impl Iterator<Item = Framed> {
         if rest.len() < FRAME_BYTES + length {
             return None;
         }
-        let packet = rest.slice(FRAME_BYTES..FRAME_BYTES + length);
-        rest = rest.slice(FRAME_BYTES + length..);
-        Some(Framed { channel, packet })
+        let framed = rest.split_to(FRAME_BYTES + length);
+        Some(Framed { channel, packet: framed.slice(FRAME_BYTES..), framed })
     })
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use culvert_media::codec::{aac, av1, check_frame, opus};
-use culvert_media::{Audio, Codec, Frame, Kind, Time, Track, TrackId, Tracks};
+use culvert_media::{Audio, Codec, Frame, Kind, Track, TrackId, Tracks};
 
 use super::clock::Sync;
 use super::config::Sets;
@@ -75,6 +75,8 @@ struct Source {
     dts: Option<Dts>,
     sets: Sets,
     track: Option<Track>,
+    /// It is another than was announced; that is said with the next picture.
+    changed: bool,
     /// The track is among those that were announced.
     is_out: bool,
     seen: bool,
@@ -99,6 +101,7 @@ impl Receiver {
                 dts: None,
                 sets,
                 track,
+                changed: false,
                 is_out: false,
                 seen: false,
                 torn: 0,
@@ -121,7 +124,7 @@ impl Receiver {
     /// Says when the first packets of a track are, as the server told it (RTP-Info): all that it names begin at one moment.
     pub fn begin(&mut self, at: usize, timestamp: u32) {
         if let Some(source) = self.sources.get_mut(at).filter(|source| !source.sync.has_begun()) {
-            source.sync.begin(timestamp, Time::ZERO);
+            source.sync.begin(timestamp);
         }
     }
 
@@ -160,7 +163,9 @@ impl Receiver {
     /// When to call [`Receiver::handle_timeout`]; None: not before something comes.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let waiting = self.sources.iter().filter_map(|source| source.reorder.poll_timeout()).min();
-        let settle = self.first.filter(|_| !self.announced).map(|first| first + WAIT);
+        // Before there is anything to announce, only a packet changes that.
+        let some = self.sources.iter().any(|source| source.track.is_some() && source.seen);
+        let settle = self.first.filter(|_| some && !self.announced).map(|first| first + WAIT);
         waiting.into_iter().chain(settle).min()
     }
 
@@ -222,6 +227,11 @@ impl Receiver {
             && let Some((bytes, lost)) = source.reorder.poll(due)
         {
             source.seen = true;
+            if lost && source.media.format.codec().kind() == Kind::Video {
+                // Whole pictures may be missing, to which those that follow refer.
+                self.put(Event::Gap);
+            }
+            let Some(source) = self.sources.get_mut(at) else { break };
             let Ok(packet) = Packet::parse(&bytes) else { continue };
             let payload = Payload { data: packet.payload, marker: packet.marker, timestamp: packet.timestamp, lost };
             let taken = source.depay.handle(&payload, &mut units);
@@ -254,19 +264,13 @@ impl Receiver {
             }
             // Parameter sets alone.
             Ok(None) => return,
-            Err(_) => {
-                self.damaged += 1;
-                return;
-            }
+            Err(_) => return self.broken(at),
         };
         let Some(source) = self.sources.get_mut(at) else { return };
         let Some(track) = &source.track else { return };
         let key = match check_frame(track.codec, &data) {
             Ok(info) => info.key,
-            Err(_) => {
-                self.damaged += 1;
-                return;
-            }
+            Err(_) => return self.broken(at),
         };
         let pts = source.sync.place(unit.timestamp, elapsed);
         let dts = match track.codec {
@@ -300,13 +304,24 @@ impl Receiver {
         self.put(Event::Frame(frame));
     }
 
+    /// A unit that is none: what follows refers to what is not there.
+    fn broken(&mut self, at: usize) {
+        self.damaged += 1;
+        if self.sources.get(at).is_some_and(|source| source.media.format.codec().kind() == Kind::Video) {
+            self.put(Event::Gap);
+        }
+    }
+
     fn put(&mut self, event: Event) {
         if self.announced {
             self.events.push_back(event);
             return;
         }
-        if let Event::Frame(frame) = &event {
-            self.held_bytes += frame.data.len();
+        match &event {
+            Event::Frame(frame) => self.held_bytes += frame.data.len(),
+            // One says as much as several.
+            Event::Gap if self.held.back() == Some(&Event::Gap) => return,
+            Event::Gap | Event::Tracks(_) => {}
         }
         self.held.push_back(event);
     }
@@ -375,42 +390,47 @@ impl Source {
     fn track_of(&mut self, unit: &Unit) -> Result<Option<(Bytes, bool)>, Error> {
         let codec = self.media.format.codec();
         let before = self.track.clone();
-        let data = match codec {
+        let taken = self.take_config(unit);
+        self.changed |= self.track != before;
+        let Some(data) = taken? else { return Ok(None) };
+        let changed = std::mem::take(&mut self.changed);
+        if changed && codec.kind() == Kind::Video {
+            self.dts = None;
+        }
+        Ok(Some((data, changed)))
+    }
+
+    /// Takes a configuration that is in the unit, and returns the rest of it.
+    fn take_config(&mut self, unit: &Unit) -> Result<Option<Bytes>, Error> {
+        let codec = self.media.format.codec();
+        Ok(match codec {
             Codec::H264 | Codec::H265 => {
                 let data = self.sets.take(&unit.data)?;
                 if let Some(track) = self.sets.track(self.id) {
                     self.track = Some(track);
                 }
-                match data {
-                    Some(data) => data,
-                    None => return Ok(None),
-                }
+                data
             }
             Codec::Av1 => {
                 if let Ok(config) = av1::Config::from_sequence_header(&unit.data) {
                     self.track = Some(Track::new(self.id, codec, config.write())?);
                 }
-                unit.data.clone()
+                Some(unit.data.clone())
             }
             Codec::Aac => {
                 if let Some(config) = self.depay.config() {
                     self.track = Some(Track::new(self.id, codec, config)?);
                 }
-                unit.data.clone()
+                Some(unit.data.clone())
             }
             Codec::Mp3 => {
                 if self.track.is_none() {
                     let (sample_rate_hz, channels) = super::depay::mpeg_audio(&unit.data)?;
                     self.track = Some(Track::audio(self.id, codec, Audio { sample_rate_hz, channels }));
                 }
-                unit.data.clone()
+                Some(unit.data.clone())
             }
-            Codec::Vp8 | Codec::Vp9 | Codec::Opus | Codec::G711A | Codec::G711U => unit.data.clone(),
-        };
-        let changed = self.track != before;
-        if changed && codec.kind() == Kind::Video {
-            self.dts = None;
-        }
-        Ok(Some((data, changed)))
+            Codec::Vp8 | Codec::Vp9 | Codec::Opus | Codec::G711A | Codec::G711U => Some(unit.data.clone()),
+        })
     }
 }

@@ -6,11 +6,12 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::crew::Crew;
 use super::{Class, Outlet, Pace, ROUND_CHUNKS};
@@ -60,12 +61,30 @@ impl Tap {
     }
 }
 
-/// A viewer that ended, with its outlet where that still works, for a protocol's last words.
+/// A viewer that ended, with its outlet where that still works, for what its protocol has to say.
 pub struct Finished {
     /// Why.
     pub end: End,
-    /// Still open, at a chunk boundary.
-    pub outlet: Option<Outlet>,
+    outlet: Option<Outlet>,
+    /// The rest of a chunk that was cut, and control messages that waited: before anything else.
+    unsent: Vec<Bytes>,
+}
+
+impl Finished {
+    /// The outlet at a chunk boundary, with all control messages written. None: it is closed, or takes nothing within `limit`.
+    pub async fn outlet(self, limit: Duration) -> Option<Outlet> {
+        let mut outlet = self.outlet?;
+        let written = async {
+            for bytes in &self.unsent {
+                outlet.write_all(bytes).await?;
+            }
+            outlet.flush().await
+        };
+        match timeout(limit, written).await {
+            Ok(Ok(())) => Some(outlet),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
 }
 
 /// A viewer that is being written to. Dropping it means that its peer has left.
@@ -99,7 +118,7 @@ impl Attached {
                 (&mut self.done).await
             }
         };
-        finished.unwrap_or(Finished { end: End::Closed, outlet: None })
+        finished.unwrap_or(Finished { end: End::Closed, outlet: None, unsent: Vec::new() })
     }
 
     /// Asks it to end with [`End::Closed`]; wait for [`Attached::ended`].
@@ -131,6 +150,8 @@ pub(super) struct Member {
     pub(super) pending: VecDeque<Bytes>,
     /// Some of what comes first in `pending` has been written: nothing else may go before the rest of it.
     pub(super) cut: bool,
+    /// What is pending are control messages.
+    is_control: bool,
 }
 
 impl Player {
@@ -144,8 +165,17 @@ impl Player {
         });
         let (done, receiver) = oneshot::channel();
         let figures = self.session().clone();
-        let member =
-            Member { player: self, outlet, tap: tap.clone(), done, class, pace, pending: VecDeque::new(), cut: false };
+        let member = Member {
+            player: self,
+            outlet,
+            tap: tap.clone(),
+            done,
+            class,
+            pace,
+            pending: VecDeque::new(),
+            cut: false,
+            is_control: false,
+        };
         tokio::spawn(catch_up(member));
         Attached { tap, figures, done: receiver }
     }
@@ -183,12 +213,14 @@ pub(super) async fn catch_up(mut member: Member) {
         }
         if flags & CONTROL != 0 {
             member.pending.extend(tap.take_control());
+            member.is_control = true;
             continue;
         }
         let line = member.player.line.clone();
         let changed = line.changed.notified();
         tokio::pin!(changed);
         changed.as_mut().enable();
+        member.is_control = false;
         let pending = &mut member.pending;
         match member.player.try_take(|bytes| {
             if !bytes.is_empty() {
@@ -248,9 +280,15 @@ impl Member {
         poll_fn(|cx| Pin::new(&mut self.outlet).poll_flush(cx)).await
     }
 
-    /// Ends the viewer. Its outlet is good for last words only where it is at a chunk boundary.
-    pub(super) fn finish(self, end: End) {
-        let clean = !self.cut && !matches!(end, End::Disconnected | End::Stalled);
+    /// Ends the viewer.
+    pub(super) fn finish(mut self, end: End) {
+        let open = !matches!(end, End::Disconnected | End::Stalled);
+        let mut unsent = Vec::new();
+        if open {
+            let all = self.pending.len();
+            unsent.extend(self.pending.drain(..if self.is_control { all } else { usize::from(self.cut).min(all) }));
+            unsent.extend(self.tap.take_control());
+        }
         let figures = self.player.session().clone();
         let (gaps, skipped) = figures.gaps();
         tracing::info!(
@@ -258,7 +296,7 @@ impl Member {
             end = end.name(), bytes = figures.bytes(), gaps, skipped, "viewer ended"
         );
         // Nobody waiting means that the connection is gone already.
-        drop(self.done.send(Finished { end, outlet: clean.then_some(self.outlet) }));
+        drop(self.done.send(Finished { end, outlet: open.then_some(self.outlet), unsent }));
     }
 }
 

@@ -101,7 +101,10 @@ impl Guard {
             Some(Identity::Admin) => Ok(Identity::Admin),
             Some(user) if may_try => Ok(user),
             None if may_try => {
-                failures.note_wrong(remote, now);
+                // Who has no digest cannot be right by one, and did not guess.
+                if rules.has_digest(digest) {
+                    failures.note_wrong(remote, now);
+                }
                 Err(wrong_token())
             }
             Some(_) | None => Err(too_many()),

@@ -225,6 +225,13 @@ impl Rules {
         right(user.ha1.get(at)?.as_deref()?).then(|| Identity::User(user.name.clone()))
     }
 
+    /// Whether there is somebody whose digest this could be.
+    fn has_digest(&self, digest: &Digest) -> bool {
+        let at = usize::from(digest.sha256);
+        let known = |user: &Known| *user.name == *digest.user && user.ha1.get(at).is_some_and(Option::is_some);
+        digest.user == ADMIN || self.users.iter().any(known)
+    }
+
     /// Which digests some user can be known by.
     fn digests(&self) -> Vec<Algorithm> {
         let known = |at: usize| self.users.iter().any(|user| user.ha1.get(at).is_some_and(Option::is_some));

@@ -224,14 +224,16 @@ impl Door {
             }
             Err(_) => return Err(Turned::Late),
         };
+        if culvert_rtsp::Rtsp::takes(&head) {
+            // Whoever tunnels has not said yet what he wants.
+            Box::pin(self.0.protocols.rtsp.serve_http(conn, head, stranger)).await;
+            return Ok(());
+        }
         let (of_address, of_all) = stranger;
         drop(of_address);
         if Cascade::takes(&head) {
             drop(of_all);
             Box::pin(self.0.cascade.register(conn, head)).await;
-        } else if culvert_rtsp::Rtsp::takes(&head) {
-            drop(of_all);
-            Box::pin(self.0.protocols.rtsp.serve_http(conn, head)).await;
         } else if culvert_live::Live::takes(&head) {
             drop(of_all);
             Box::pin(self.0.protocols.live.serve(conn, head)).await;

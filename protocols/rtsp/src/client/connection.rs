@@ -20,10 +20,14 @@ use crate::wire::{Input, Method, Reader, Request, Response};
 /// What the kernel may hold unsent of a push; what waits in our own queue instead can still be skipped.
 const UNSENT_BYTES: u32 = 64 << 10;
 const READ_BYTES: usize = 64 << 10;
-/// How long a server may take to accept: one that is away is asked again, and must be found soon after its return.
+/// How long a camera may take to accept: one that is away is asked again, and must be found soon after its return.
 const DIAL: Duration = Duration::from_secs(2);
-/// Packets that came before the answer to a request; a server may begin before it says so.
-const EARLY: usize = 4096;
+/// How long it may take where there is a name to be looked up, or TLS to be opened.
+const FAR_DIAL: Duration = Duration::from_secs(6);
+/// How long the last word may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Bytes of packets that came before the answer to a request; a server may begin before it says so.
+const EARLY_BYTES: usize = 8 << 20;
 /// A session whose server does not say how long it lives (RFC 2326 12.37).
 const SESSION: Duration = Duration::from_secs(60);
 const AGENT: &str = concat!("Culvert/", env!("CARGO_PKG_VERSION"));
@@ -31,7 +35,8 @@ const AGENT: &str = concat!("Culvert/", env!("CARGO_PKG_VERSION"));
 /// A connection, and the session on it.
 pub(super) struct Connection {
     read: ReadHalf,
-    write: WriteHalf,
+    /// None once the last word was said.
+    write: Option<WriteHalf>,
     reader: Reader,
     buffer: Vec<u8>,
     silence: Duration,
@@ -44,7 +49,29 @@ pub(super) struct Connection {
     pub(super) session_timeout: Duration,
     public: Option<Public>,
     early: VecDeque<(u8, Bytes)>,
+    early_bytes: usize,
     pub(super) remote: std::net::SocketAddr,
+    /// What the session is asked about as a whole.
+    pub(super) aggregate: String,
+}
+
+impl Drop for Connection {
+    /// Spawns a task for the last word, where a session is left without one.
+    fn drop(&mut self) {
+        let (Some(mut write), Some(_), Ok(runtime)) =
+            (self.write.take(), &self.session, tokio::runtime::Handle::try_current())
+        else {
+            return;
+        };
+        let url = self.aggregate.clone();
+        let teardown = self.written(Request::new(Method::Teardown, url));
+        runtime.spawn(async move { timeout(FAREWELL, say_last(&mut write, &teardown)).await });
+    }
+}
+
+async fn say_last(write: &mut WriteHalf, bytes: &[u8]) -> std::io::Result<()> {
+    write.write_all(bytes).await?;
+    write.shutdown().await
 }
 
 /// What came while nothing was asked.
@@ -52,8 +79,8 @@ pub(super) struct Connection {
 pub(super) enum Heard {
     /// A packet, on its channel.
     Packet(u8, Bytes),
-    /// An answer to a sign of life, or a question that was answered.
-    Nothing,
+    /// An answer to a sign of life, or a question of the server.
+    Answer,
 }
 
 impl Connection {
@@ -66,7 +93,9 @@ impl Connection {
         };
         let port = url.port().unwrap_or(if secure { 322 } else { 554 });
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let conn: Conn = dial(host, port, secure.then(|| tls.clone()), DIAL.min(silence)).await?;
+        let near = !secure && host.parse::<std::net::IpAddr>().is_ok();
+        let limit = if near { DIAL } else { FAR_DIAL }.min(silence);
+        let conn: Conn = dial(host, port, secure.then(|| tls.clone()), limit).await?;
         conn.set_nodelay(true);
         conn.set_notsent_lowat(UNSENT_BYTES);
         conn.set_keepalive();
@@ -80,9 +109,11 @@ impl Connection {
         bare.set_password(None).ok();
         bare.set_fragment(None);
         let (read, write) = conn.into_split();
+        let aggregate = bare.to_string();
         Ok(Connection {
+            aggregate,
             read,
-            write,
+            write: Some(write),
             reader: Reader::new(),
             buffer: vec![0; READ_BYTES],
             silence,
@@ -94,6 +125,7 @@ impl Connection {
             session_timeout: SESSION,
             public: None,
             early: VecDeque::new(),
+            early_bytes: 0,
             remote,
         })
     }
@@ -125,7 +157,8 @@ impl Connection {
                 // To a sign of life that we did not wait for.
                 Input::Response(_) => {}
                 Input::Interleaved { channel, data } => {
-                    if self.early.len() < EARLY {
+                    if self.early_bytes + data.len() <= EARLY_BYTES {
+                        self.early_bytes += data.len();
                         self.early.push_back((channel, data));
                     }
                 }
@@ -135,7 +168,14 @@ impl Connection {
     }
 
     /// Sends a request without waiting for its answer; returns its number.
-    pub(super) async fn send(&mut self, mut request: Request) -> Result<u32, ClientError> {
+    pub(super) async fn send(&mut self, request: Request) -> Result<u32, ClientError> {
+        let out = self.written(request);
+        self.write(&out).await?;
+        Ok(self.cseq)
+    }
+
+    /// The bytes of a request in this session.
+    fn written(&mut self, mut request: Request) -> Vec<u8> {
         self.cseq += 1;
         request.headers.push("CSeq", self.cseq.to_string());
         request.headers.push("User-Agent", AGENT);
@@ -152,21 +192,30 @@ impl Connection {
         }
         let mut out = Vec::new();
         request.write(&mut out);
-        self.write(&out).await?;
-        Ok(self.cseq)
+        out
+    }
+
+    /// Says that the session is over, so that the server has room for the next one; whoever drops a connection without this has it said in
+    /// a task of its own.
+    pub(super) async fn farewell(&mut self) {
+        let (Some(mut write), Some(_)) = (self.write.take(), &self.session) else { return };
+        let url = self.aggregate.clone();
+        let teardown = self.written(Request::new(Method::Teardown, url));
+        timeout(FAREWELL, say_last(&mut write, &teardown)).await.ok();
     }
 
     /// Writes bytes. What is bounded is the time without progress: a key frame takes long on a slow uplink.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         let (mut left, limit) = (bytes, self.silence);
+        let Some(write) = &mut self.write else { return Err(ClientError::Closed) };
         while !left.is_empty() {
-            match timeout(limit, self.write.write(left)).await {
+            match timeout(limit, write.write(left)).await {
                 Ok(Ok(0)) => return Err(ClientError::Closed),
                 Ok(n) => left = left.get(n?..).unwrap_or_default(),
                 Err(_) => return Err(ClientError::Silent(limit)),
             }
         }
-        match timeout(limit, self.write.flush()).await {
+        match timeout(limit, write.flush()).await {
             Ok(flushed) => Ok(flushed?),
             Err(_) => Err(ClientError::Silent(limit)),
         }
@@ -209,11 +258,11 @@ impl Connection {
                     if response.status == 454 {
                         return Err(ClientError::Ended);
                     }
-                    return Ok(Heard::Nothing);
+                    return Ok(Heard::Answer);
                 }
                 Some(Input::Request(request)) => {
                     self.answer(&request).await?;
-                    return Ok(Heard::Nothing);
+                    return Ok(Heard::Answer);
                 }
                 None => self.fill().await?,
             }
@@ -262,9 +311,10 @@ impl Connection {
     }
 
     /// Says that we are there, by what the server has for it.
-    pub(super) async fn sign_of_life(&mut self, url: &str) -> Result<(), ClientError> {
+    pub(super) async fn sign_of_life(&mut self) -> Result<(), ClientError> {
         let has = self.public.as_ref().is_some_and(|public| public.has(&Method::GetParameter));
         let method = if has { Method::GetParameter } else { Method::Options };
+        let url = self.aggregate.clone();
         self.send(Request::new(method, url)).await.map(|_| ())
     }
 }

@@ -25,8 +25,10 @@ use crate::wire::{Method, Request};
 const REDIRECTS: usize = 4;
 /// How long the first datagram may take, before the connection is used instead.
 const FIRST_DATAGRAM: Duration = Duration::from_secs(4);
-/// A source that always sent more often than this, and then nothing for so long, is lost.
+/// A source that always sent more often than this, and then nothing for so long, is asked whether it is there.
 const LEAST_PATIENCE: Duration = Duration::from_secs(3);
+/// How long it has to answer.
+const ANSWER: Duration = Duration::from_secs(2);
 /// By so many times its widest pause, so far.
 const PAUSES: u32 = 4;
 /// Largest datagram.
@@ -52,7 +54,8 @@ pub async fn pull(
         let mut connection = Connection::open(&url, tls, silence).await?;
         match Pull::open(&mut connection, way).await {
             Ok(Opened::Playing(mut pull)) => match pull.run(&mut connection, silence, publisher, &mut begun).await {
-                Err(ClientError::NoDatagrams(_)) if tried == 0 => {}
+                // A camera may have room for one session only.
+                Err(ClientError::NoDatagrams(_)) if tried == 0 => connection.farewell().await,
                 ended => return ended,
             },
             Ok(Opened::Elsewhere(location)) => {
@@ -61,7 +64,10 @@ pub async fn pull(
                     return Err(ClientError::Redirected);
                 }
                 let mut next = url.join(&location).map_err(|why| ClientError::Url(format!("{location}: {why}")))?;
-                if next.username().is_empty() && next.host_str() == url.host_str() {
+                // What is for one server is for no other, and not for a way that everybody reads.
+                let place = |url: &Url| (url.host_str().map(str::to_string), url.port());
+                let same = place(&next) == place(&url) && (next.scheme() == url.scheme() || next.scheme() == "rtsps");
+                if next.username().is_empty() && same {
                     next.set_username(url.username()).ok();
                     next.set_password(url.password()).ok();
                 }
@@ -88,7 +94,8 @@ enum Opened {
 struct Pull {
     intake: Intake,
     lines: Vec<Line>,
-    aggregate: String,
+    /// Of each line, for media and RTCP; those by datagrams have channels that nobody has.
+    channels: Vec<(u8, u8)>,
     ended: usize,
 }
 
@@ -117,7 +124,13 @@ struct Pair {
 
 /// What came in.
 enum Came {
-    Packet { line: usize, rtcp: bool, data: Bytes },
+    Packet {
+        line: usize,
+        rtcp: bool,
+        data: Bytes,
+    },
+    /// To a sign of life.
+    Answer,
     Nothing,
 }
 
@@ -157,9 +170,14 @@ impl Pull {
                 None => return Err(ClientError::NoTransport),
             }
         }
-        let mut pull = Pull { intake, lines, aggregate, ended: 0 };
+        let channels = lines.iter().map(|line| match line.way {
+            Way::Tcp(media, rtcp) => (media, rtcp),
+            Way::Udp(_) => (u8::MAX, u8::MAX),
+        });
+        let mut pull = Pull { channels: channels.collect(), intake, lines, ended: 0 };
         pull.open_ways().await;
-        let request = Request::new(Method::Play, pull.aggregate.as_str()).with("Range", "npt=0.000-");
+        connection.aggregate = aggregate;
+        let request = Request::new(Method::Play, connection.aggregate.as_str()).with("Range", "npt=0.000-");
         let response = connection.ask(request).await?;
         if response.status != 200 {
             return Err(refused("PLAY", &response));
@@ -210,22 +228,35 @@ impl Pull {
         let mut widest = LEAST_PATIENCE / PAUSES;
         let every = connection.session_timeout / 2;
         let mut life = Instant::now() + every;
-        let mut first = by_udp;
+        let (mut first, mut asked) = (by_udp, false);
         loop {
             let timer = self.intake.poll_timeout().map(Instant::from_std);
             let late = heard + patience;
             let came = tokio::select! {
-                came = came(&mut self.lines, connection) => came?,
+                came = came(&mut self.lines, &self.channels, connection) => came?,
                 () = sleep_until(timer.unwrap_or(late)), if timer.is_some() => Came::Nothing,
                 () = sleep_until(life) => {
-                    connection.sign_of_life(&self.aggregate).await?;
+                    connection.sign_of_life().await?;
                     life = Instant::now() + every;
                     Came::Nothing
                 }
                 () = sleep_until(late) => {
-                    return Err(if first { ClientError::NoDatagrams(patience) } else { ClientError::Silent(patience) });
+                    if first {
+                        return Err(ClientError::NoDatagrams(patience));
+                    }
+                    if asked || patience >= silence {
+                        return Err(ClientError::Silent(heard.elapsed()));
+                    }
+                    // It may just have nothing to send, or the path may stand still.
+                    connection.sign_of_life().await?;
+                    (asked, patience) = (true, patience + ANSWER);
+                    Came::Nothing
                 }
             };
+            if asked && matches!(came, Came::Answer) {
+                // It is there.
+                (asked, patience) = (false, silence);
+            }
             let now = std::time::Instant::now();
             if let Came::Packet { line, rtcp, data } = came
                 && let Some(line) = self.lines.get_mut(line)
@@ -233,6 +264,7 @@ impl Pull {
                 if !rtcp {
                     widest = widest.max(heard.elapsed());
                     (heard, first, patience) = (Instant::now(), false, silence.min(widest * PAUSES));
+                    asked = false;
                 }
                 let in_order = matches!(line.way, Way::Tcp(..));
                 if self.intake.handle(now, line.at, rtcp, data, in_order)
@@ -311,28 +343,21 @@ async fn set_up(
 }
 
 /// What comes next, on any way. Cancel safe, as [`Connection::hear`] is.
-async fn came(lines: &mut [Line], connection: &mut Connection) -> Result<Came, ClientError> {
-    let on_connection: Vec<(u8, u8)> = lines
-        .iter()
-        .map(|line| match line.way {
-            Way::Tcp(media, rtcp) => (media, rtcp),
-            Way::Udp(_) => (u8::MAX, u8::MAX),
-        })
-        .collect();
+async fn came(lines: &mut [Line], channels: &[(u8, u8)], connection: &mut Connection) -> Result<Came, ClientError> {
     let by_udp = lines.iter().any(|line| matches!(line.way, Way::Udp(_)));
     tokio::select! {
         heard = connection.hear() => Ok(match heard? {
             Heard::Packet(channel, data) => {
-                let found = on_connection.iter().position(|(media, rtcp)| *media == channel || *rtcp == channel);
+                let found = channels.iter().position(|(media, rtcp)| *media == channel || *rtcp == channel);
                 match found {
                     Some(line) => {
-                        let rtcp = on_connection.get(line).is_some_and(|(_, rtcp)| *rtcp == channel);
+                        let rtcp = channels.get(line).is_some_and(|(_, rtcp)| *rtcp == channel);
                         Came::Packet { line, rtcp, data }
                     }
                     None => Came::Nothing,
                 }
             }
-            Heard::Nothing => Came::Nothing,
+            Heard::Answer => Came::Answer,
         }),
         came = datagram(lines), if by_udp => Ok(came),
     }

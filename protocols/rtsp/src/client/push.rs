@@ -8,7 +8,7 @@ use culvert_formats::rtp::{self, framed};
 use culvert_hub::{Feed, Next};
 use culvert_media::{Mux as _, Tracks};
 use rustls::ClientConfig;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use url::Url;
 
 use super::ClientError;
@@ -16,9 +16,6 @@ use super::connection::{Connection, refused};
 use crate::wire::transport::Transport;
 use crate::wire::{Method, Request};
 use crate::{map, sdp};
-
-/// How long the last word may take.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Pushes a feed to `url` on the connection, until one of the two ends; `begun` is called when the server takes it. `silence` bounds each
 /// step.
@@ -40,7 +37,6 @@ pub async fn push(
     connection.options().await?;
     let channels = announce(&mut connection, &tracks).await?;
     begun();
-    let target = connection.url.to_string();
     let every = connection.session_timeout / 2;
     let mut life = Instant::now() + every;
     let mut mux = rtp::Mux::new(&tracks);
@@ -54,7 +50,7 @@ pub async fn push(
                 continue;
             }
             () = sleep_until(life) => {
-                connection.sign_of_life(&target).await?;
+                connection.sign_of_life().await?;
                 life = Instant::now() + every;
                 continue;
             }
@@ -62,14 +58,14 @@ pub async fn push(
         match next {
             Next::Tracks(tracks) if mux.follows(&tracks) => mux.set_tracks(&tracks, &mut chunks),
             Next::Tracks(_) => {
-                farewell(&mut connection, &target).await;
+                connection.farewell().await;
                 return Err(ClientError::Changed);
             }
             Next::Frame(frame) => mux.push(&frame, &mut chunks),
             // The server sees a step in time, and a key frame behind it.
             Next::Gap(_) => {}
             Next::End(end) => {
-                farewell(&mut connection, &target).await;
+                connection.farewell().await;
                 return Err(ClientError::SourceEnded(end));
             }
         }
@@ -123,8 +119,4 @@ async fn announce(connection: &mut Connection, tracks: &Tracks) -> Result<Vec<(u
     }
     connection.note_session(&response);
     Ok(channels)
-}
-
-async fn farewell(connection: &mut Connection, url: &str) {
-    timeout(FAREWELL, connection.ask(Request::new(Method::Teardown, url))).await.ok();
 }

@@ -13,14 +13,17 @@ use super::{Described, Fault, Peer, Publishing, REALM, Role};
 use crate::map;
 use crate::receive::Intake;
 use crate::sdp::{self, Description};
-use crate::session::Asking;
+use crate::session::{Asking, Target};
 use crate::wire::auth::{Algorithm, DigestResponse, Nonce, challenges};
 
 impl Peer {
     pub(super) async fn describe(&mut self, asking: Asking) -> Result<(), Fault> {
         let ask = match self.ask(Action::Play, &asking) {
             Ok(ask) => ask,
-            Err(why) => return Ok(self.session.refuse(404, &why, &[])?),
+            Err(why) => {
+                self.session.refuse(404, &why, &[]);
+                return Ok(());
+            }
         };
         // It has said what it wants, and the gate bounds what follows.
         let permit = self.permit.take();
@@ -35,16 +38,20 @@ impl Peer {
                 let ssrcs = tracks.iter().enumerate().map(|(at, track)| rtp::Mux::line(at, track).ssrc).collect();
                 self.role = Role::Described(Box::new(Described {
                     ask,
-                    query: asking.target.query,
+                    query: asking.target.query.clone(),
                     admission: Some(admission),
                     tracks,
+                    has_played: false,
                 }));
                 self.idle_since = Instant::now();
-                Ok(self.session.describe(text, ssrcs)?)
+                self.session.describe(text, ssrcs);
+                Ok(())
             }
             Err(refusal) => {
                 self.permit = permit;
-                self.refuse(&refusal)
+                let stale = self.is_stale(&asking);
+                self.refuse(&refusal, stale);
+                Ok(())
             }
         }
     }
@@ -52,11 +59,15 @@ impl Peer {
     pub(super) async fn announce(&mut self, asking: Asking, session: Description) -> Result<(), Fault> {
         let ask = match self.ask(Action::Publish, &asking) {
             Ok(ask) => ask,
-            Err(why) => return Ok(self.session.refuse(400, &why, &[])?),
+            Err(why) => {
+                self.session.refuse(400, &why, &[]);
+                return Ok(());
+            }
         };
         let Some(intake) = Intake::new(std::time::Instant::now(), &session) else {
             let why = "nothing in this SDP is a form of media that is taken here";
-            return Ok(self.session.refuse(415, why, &[])?);
+            self.session.refuse(415, why, &[]);
+            return Ok(());
         };
         let permit = self.permit.take();
         match Box::pin(self.rtsp.0.gate.publish(&ask)).await {
@@ -64,11 +75,14 @@ impl Peer {
                 let heard = Instant::now();
                 let publishing = Publishing { publisher, intake, came: None, _registration: None, heard };
                 self.role = Role::Publishing(Box::new(publishing));
-                Ok(self.session.accept()?)
+                self.session.accept();
+                Ok(())
             }
             Err(refusal) => {
                 self.permit = permit;
-                self.refuse(&refusal)
+                let stale = self.is_stale(&asking);
+                self.refuse(&refusal, stale);
+                Ok(())
             }
         }
     }
@@ -92,8 +106,10 @@ impl Peer {
             let Some(digest) = DigestResponse::parse(value) else {
                 return Credentials::from_http(Some(value), &asking.target.query);
             };
-            // A nonce that is not of ours, or old, shows nothing; the challenge that follows has a new one.
-            if self.rtsp.0.nonces.check(&digest.nonce, now_seconds()) != Nonce::Good || digest.realm != REALM {
+            // What is about another URL, or by another challenge, shows nothing: the challenge that follows has a new nonce.
+            let about = Target::parse(&digest.uri);
+            let same = about.path == asking.uri.path && about.query == asking.uri.query;
+            if self.nonces.check(&digest.nonce, now_seconds()) != Nonce::Good || digest.realm != REALM || !same {
                 return Credentials::default();
             }
             let shown = Digest {
@@ -113,12 +129,18 @@ impl Peer {
         Credentials::from_query(&asking.target.query)
     }
 
-    pub(super) fn refuse(&mut self, refusal: &Refusal) -> Result<(), Fault> {
+    /// Whether a digest was shown that answers another challenge than ours, so that the peer need not ask for a password again.
+    fn is_stale(&self, asking: &Asking) -> bool {
+        let digest = asking.authorization.as_deref().and_then(DigestResponse::parse);
+        digest.is_some_and(|digest| self.nonces.check(&digest.nonce, now_seconds()) != Nonce::Good)
+    }
+
+    pub(super) fn refuse(&mut self, refusal: &Refusal, stale: bool) {
         let mut headers = Vec::new();
         if let Refusal::Unauthorized(_) = refusal {
             let digests = (self.rtsp.0.digests)();
-            let nonce = self.rtsp.0.nonces.issue(now_seconds());
-            for challenge in challenges(REALM, &nonce, false, &digests) {
+            let nonce = self.nonces.issue(now_seconds());
+            for challenge in challenges(REALM, &nonce, stale, &digests) {
                 headers.push(("WWW-Authenticate", challenge));
             }
         }
@@ -128,7 +150,7 @@ impl Peer {
             Refusal::NoStream(_) | Refusal::NoneBelow(_) | Refusal::NotStarted(_) => 404,
             Refusal::TooMany(_) | Refusal::Full(_) | Refusal::Draining => 503,
         };
-        Ok(self.session.refuse(status, &refusal.to_string(), &headers)?)
+        self.session.refuse(status, &refusal.to_string(), &headers);
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use culvert_formats::rtp;
 use culvert_hub::{Admission, Ask, Attached, End, Finished, Gate, Outlet, Pace, Player, Publisher};
 use culvert_media::Tracks;
 use culvert_net::{Conn, ReadHalf};
@@ -25,7 +26,7 @@ use crate::wire;
 use crate::wire::auth::{Algorithm, Nonces};
 
 /// What the kernel may hold unsent for a player; what waits in our own queue instead can still be skipped.
-const UNSENT_BYTES: u32 = 256 << 10;
+pub(crate) const UNSENT_BYTES: u32 = 256 << 10;
 /// Read at a time before it is known what a connection is for, from a player, and from a publisher.
 const READ_BYTES: usize = 2048;
 const PLAYER_READ_BYTES: usize = 512;
@@ -58,7 +59,6 @@ struct Inner {
     pace: Pace,
     limits: Limits,
     udp: Option<Udp>,
-    nonces: Nonces,
     digests: Digests,
     tunnels: Tunnels,
 }
@@ -82,6 +82,8 @@ enum Fault {
     Flood,
     #[error("the stream is no longer what was described; open it again")]
     Changed,
+    #[error("its ports are another session's now")]
+    Ports,
 }
 
 impl Fault {
@@ -96,6 +98,7 @@ impl Fault {
             Fault::Stalled(_) => "stalled",
             Fault::Flood => "flood",
             Fault::Changed => "changed",
+            Fault::Ports => "ports",
         }
     }
 }
@@ -106,7 +109,7 @@ enum Role {
     Described(Box<Described>),
     Publishing(Box<Publishing>),
     /// All of it, on the connection, with all others.
-    Playing(Attached),
+    Playing(Attached, Box<Described>),
     /// Some of it, or by datagrams: by itself.
     Feeding(Box<Feeding>),
 }
@@ -117,6 +120,8 @@ struct Described {
     /// None while it rests after a `PAUSE`.
     admission: Option<Admission>,
     tracks: Tracks,
+    /// It has played, and was told how long it may be silent.
+    has_played: bool,
 }
 
 struct Publishing {
@@ -163,20 +168,14 @@ struct Peer {
     origin: Option<String>,
     idle_since: Instant,
     permit: Option<Box<dyn Send>>,
+    /// Of this connection alone: what was shown on another is of no use here.
+    nonces: Nonces,
 }
 
 impl Rtsp {
-    /// Peers come in by this gate, and players are written to at this pace. `secret` makes challenges that nobody can forge.
-    pub fn new(gate: Gate, pace: Pace, limits: Limits, udp: Option<Udp>, secret: [u8; 32], digests: Digests) -> Rtsp {
-        Rtsp(Arc::new(Inner {
-            gate,
-            pace,
-            limits,
-            udp,
-            nonces: Nonces::new(&secret),
-            digests,
-            tunnels: Tunnels::default(),
-        }))
+    /// Peers come in by this gate, and players are written to at this pace.
+    pub fn new(gate: Gate, pace: Pace, limits: Limits, udp: Option<Udp>, digests: Digests) -> Rtsp {
+        Rtsp(Arc::new(Inner { gate, pace, limits, udp, digests, tunnels: Tunnels::default() }))
     }
 
     /// The sockets for datagrams.
@@ -190,6 +189,10 @@ impl Rtsp {
 
     pub(crate) fn gate(&self) -> &Gate {
         &self.0.gate
+    }
+
+    pub(crate) fn stall(&self) -> Duration {
+        self.0.pace.stall
     }
 
     pub(crate) fn handshake(&self) -> Duration {
@@ -222,6 +225,9 @@ impl Rtsp {
         let id = format!("{:032x}", u128::from_be_bytes(id));
         // Datagrams have no TLS: whoever came by it gets nothing outside.
         let udp = self.0.udp.as_ref().filter(|_| !secure && origin.is_none());
+        let mut secret = [0; 32];
+        // Without randomness a digest could be shown again; all else is the same.
+        getrandom::fill(&mut secret).ok();
         let peer = Box::new(Peer {
             rtsp: self.clone(),
             session: ServerSession::new(id, udp.map(Udp::ports)),
@@ -233,6 +239,7 @@ impl Rtsp {
             origin,
             idle_since: Instant::now(),
             permit: Some(Box::new(permit)),
+            nonces: Nonces::new(&secret),
         });
         self.0.gate.hub().spawn(peer.run());
     }
@@ -262,17 +269,15 @@ impl Peer {
                     (false, false) => End::Lost,
                 });
             }
-            Role::Playing(mut attached) => {
+            Role::Playing(mut attached, _) => {
                 attached.close();
-                self.write = attached.ended().await.outlet;
+                self.write = attached.ended().await.outlet(FAREWELL).await;
             }
         }
         if let Some(mut write) = self.write.take() {
             let words = async {
-                while let Some(output) = self.session.poll_output() {
-                    if let Output::Send(bytes) = output {
-                        write.write_all(&bytes).await?;
-                    }
+                while let Some(bytes) = self.session.poll_answer() {
+                    write.write_all(&bytes).await?;
                 }
                 write.shutdown().await
             };
@@ -291,7 +296,7 @@ impl Peer {
             let size = match &self.role {
                 Role::Idle | Role::Described(_) => READ_BYTES,
                 Role::Publishing(_) => PUBLISHER_READ_BYTES,
-                Role::Playing(_) | Role::Feeding(_) => PLAYER_READ_BYTES,
+                Role::Playing(..) | Role::Feeding(_) => PLAYER_READ_BYTES,
             };
             if buffer.len() != size {
                 buffer = vec![0; size];
@@ -301,29 +306,29 @@ impl Peer {
                     let n = read?;
                     let Some(bytes) = buffer.get(..n).filter(|bytes| !bytes.is_empty()) else { return Ok(()) };
                     self.note_life();
-                    if let Err(fault) = self.session.handle_input(bytes) {
-                        self.say(refusal_of(&fault)).await.ok();
-                        return Err(fault.into());
-                    }
+                    self.session.handle_input(bytes);
                 }
-                Woken::Datagram(datagram) => self.handle_datagram(datagram),
+                Woken::Datagram(Some(datagram)) => self.handle_datagram(datagram),
+                Woken::Datagram(None) => return Err(Fault::Ports),
                 Woken::Timer => {}
                 Woken::Late => {
                     let limits = &self.rtsp.0.limits;
-                    return Err(match self.role {
+                    return Err(match &self.role {
                         Role::Publishing(_) => Fault::Silent(limits.silence),
                         Role::Feeding(_) => Fault::Gone,
-                        Role::Idle | Role::Described(_) | Role::Playing(_) => Fault::Handshake(limits.handshake),
+                        Role::Described(described) if described.has_played => Fault::Gone,
+                        Role::Idle | Role::Described(_) | Role::Playing(..) => Fault::Handshake(limits.handshake),
                     });
                 }
                 Woken::Chunks(Ok(())) => self.feed().await?,
                 Woken::Chunks(Err(end)) => {
                     tracing::debug!(remote = %self.remote, end = end.name(), "viewer ended");
+                    self.say_bye().await;
                     return Ok(());
                 }
                 Woken::Finished(finished) => {
                     self.role = Role::Idle;
-                    self.write = finished.outlet;
+                    self.write = finished.outlet(FAREWELL).await;
                     return Ok(());
                 }
                 Woken::Cancelled => return Ok(()),
@@ -343,7 +348,9 @@ impl Peer {
         let read = self.read.read(buffer);
         match &mut self.role {
             Role::Idle | Role::Described(_) => {
-                let left = limits.handshake.saturating_sub(self.idle_since.elapsed());
+                let rests = matches!(&self.role, Role::Described(described) if described.has_played);
+                let bound = if rests { SIGN_OF_LIFE } else { limits.handshake };
+                let left = bound.saturating_sub(self.idle_since.elapsed());
                 tokio::select! {
                     read = timeout(left, read) => read.map_or(Woken::Late, Woken::Read),
                     () = hub.draining() => Woken::Cancelled,
@@ -362,7 +369,7 @@ impl Peer {
                     () = publisher.cancelled() => Woken::Cancelled,
                 }
             }
-            Role::Playing(attached) => tokio::select! {
+            Role::Playing(attached, _) => tokio::select! {
                 read = read => Woken::Read(read),
                 finished = attached.ended() => Woken::Finished(finished),
             },
@@ -371,7 +378,6 @@ impl Peer {
                 let late = *heard + SIGN_OF_LIFE;
                 let mut out = Vec::new();
                 tokio::select! {
-                    biased;
                     read = read => Woken::Read(read),
                     datagram = next(came) => Woken::Datagram(datagram),
                     // On the connection its end is noticed; datagrams go anywhere.
@@ -388,14 +394,18 @@ impl Peer {
     fn note_life(&mut self) {
         match &mut self.role {
             // A publisher's sign of life is media, which comes on the connection only where that carries it.
-            Role::Publishing(publishing) if publishing.came.is_none() => publishing.heard = Instant::now(),
+            // Before it begins to send, its time runs from the announcement.
+            Role::Publishing(publishing) if publishing.came.is_none() && self.session.is_running() => {
+                publishing.heard = Instant::now();
+            }
             Role::Feeding(feeding) => feeding.heard = Instant::now(),
-            Role::Publishing(_) | Role::Idle | Role::Described(_) | Role::Playing(_) => {}
+            Role::Described(described) if described.has_played => self.idle_since = Instant::now(),
+            Role::Publishing(_) | Role::Idle | Role::Described(_) | Role::Playing(..) => {}
         }
     }
 
-    fn handle_datagram(&mut self, datagram: Option<Datagram>) {
-        let Some(Datagram { at, rtcp, data }) = datagram else { return };
+    fn handle_datagram(&mut self, datagram: Datagram) {
+        let Datagram { at, rtcp, data } = datagram;
         match &mut self.role {
             Role::Publishing(publishing) => {
                 publishing.heard = Instant::now();
@@ -404,19 +414,47 @@ impl Peer {
                 }
             }
             Role::Feeding(feeding) => feeding.heard = Instant::now(),
-            Role::Idle | Role::Described(_) | Role::Playing(_) => {}
+            Role::Idle | Role::Described(_) | Role::Playing(..) => {}
         }
     }
 
     /// Does what the session has for us.
     async fn flush(&mut self) -> Result<(), Fault> {
-        while let Some(output) = self.session.poll_output() {
-            match output {
-                Output::Send(bytes) => self.say(bytes).await?,
-                Output::Event(event) => self.handle_event(event).await?,
+        loop {
+            match self.session.poll_output() {
+                Ok(Some(Output::Send(bytes))) => self.say(bytes).await?,
+                Ok(Some(Output::Event(event))) => self.handle_event(event).await?,
+                Ok(None) => return Ok(()),
+                Err(fault) => {
+                    self.say(refusal_of(&fault)).await.ok();
+                    return Err(fault.into());
+                }
             }
         }
-        Ok(())
+    }
+
+    /// Tells a viewer that there is no more, on each way (RFC 3550 6.6).
+    async fn say_bye(&mut self) {
+        let Role::Feeding(feeding) = &self.role else { return };
+        let ssrcs = feeding.described.tracks.iter().enumerate().map(|(at, track)| rtp::Mux::line(at, track).ssrc);
+        let byes: Vec<(Way, Vec<u8>)> = ssrcs
+            .zip(&feeding.ways)
+            .filter_map(|(ssrc, way)| {
+                let mut bye = Vec::new();
+                rtp::rtcp::write_bye(ssrc, &mut bye);
+                Some(((*way)?, bye))
+            })
+            .collect();
+        for (way, bye) in byes {
+            match way {
+                Way::Tcp(_, channel) => drop(self.say(interleaved(channel, &bye)).await),
+                Way::Udp(_, port) => {
+                    if let Some(udp) = &self.rtsp.0.udp {
+                        udp.send(SocketAddr::new(self.remote.ip(), port), true, &bye).await;
+                    }
+                }
+            }
+        }
     }
 
     /// What was received, to the hub; and reports about it.
@@ -446,7 +484,7 @@ impl Peer {
     }
 
     async fn say(&mut self, bytes: Bytes) -> Result<(), Fault> {
-        if let Role::Playing(attached) = &self.role {
+        if let Role::Playing(attached, _) = &self.role {
             return if attached.send(bytes) { Ok(()) } else { Err(Fault::Flood) };
         }
         let Some(write) = &mut self.write else { return Ok(()) };
@@ -458,18 +496,22 @@ impl Peer {
 
     async fn handle_event(&mut self, event: Event) -> Result<(), Fault> {
         match event {
-            Event::Describe(asking) => self.describe(asking).await,
-            Event::Announce(asking, session) => self.announce(asking, session).await,
+            Event::Describe(asking) => self.describe(*asking).await,
+            Event::Announce(asking, session) => self.announce(*asking, session).await,
             Event::Record => {
                 if let Role::Publishing(publishing) = &mut self.role {
                     publishing.heard = Instant::now();
                     let ways = udp_ways(self.session.ways());
-                    if let (false, Some(udp)) = (ways.is_empty(), &self.rtsp.0.udp) {
-                        let (registration, came) = udp.register(self.remote.ip(), &ways);
+                    if let (false, true, Some(udp)) = (ways.is_empty(), publishing.came.is_none(), &self.rtsp.0.udp) {
+                        let Some((registration, came)) = udp.register(self.remote.ip(), &ways) else {
+                            self.session.refuse(461, PORTS_TAKEN, &[]);
+                            return Ok(());
+                        };
                         (publishing._registration, publishing.came) = (Some(registration), Some(came));
                     }
                 }
-                Ok(self.session.accept()?)
+                self.session.accept();
+                Ok(())
             }
             Event::Play => self.play().await,
             Event::Pause => {
@@ -486,6 +528,9 @@ impl Peer {
         }
     }
 }
+
+/// Two sessions of one machine cannot have the same ports.
+const PORTS_TAKEN: &str = "another session has these ports; choose others";
 
 /// What to tell a peer whose bytes are no RTSP, or too many.
 fn refusal_of(fault: &wire::Error) -> Bytes {

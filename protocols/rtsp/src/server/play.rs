@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use culvert_formats::rtp::rtcp::{Message, messages};
 use culvert_formats::rtp::{self, Packet, framed};
 use culvert_hub::{Class, parameter};
 use culvert_media::Mux as _;
 use tokio::io::AsyncWriteExt;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Fault, Feeding, Peer, Role, interleaved, udp_ways};
-use crate::session::{Event, Output, Way};
+use super::{FAREWELL, Fault, Feeding, PORTS_TAKEN, Peer, Role, udp_ways};
+use crate::session::Way;
 
 /// How long `PLAY` waits for a first picture, to say which packet it begins with.
 const FIRST_PICTURE: Duration = Duration::from_secs(2);
@@ -19,10 +20,16 @@ const FIRST_PICTURE: Duration = Duration::from_secs(2);
 /// Most of it that is looked through for the first packets of all tracks.
 const LOOK_AHEAD_BYTES: usize = 512 << 10;
 
+/// A viewer of datagrams begins with what is cached, which may be megabytes; its socket holds a fifth of one. So much goes at once,
+/// and then nothing for so long: 85 Mbit/s.
+const BURST_BYTES: usize = 32 << 10;
+const BURST_PAUSE: Duration = Duration::from_millis(3);
+
 impl Peer {
     pub(super) async fn play(&mut self) -> Result<(), Fault> {
         let Role::Described(described) = std::mem::replace(&mut self.role, Role::Idle) else {
-            return Ok(self.session.refuse(455, "", &[])?);
+            self.session.refuse(455, "", &[]);
+            return Ok(());
         };
         let mut described = *described;
         let admission = match described.admission.take() {
@@ -30,12 +37,15 @@ impl Peer {
             // It paused, and comes back to what is live now.
             None => match Box::pin(self.rtsp.0.gate.play(&described.ask)).await {
                 Ok(admission) => admission,
-                Err(refusal) => return self.refuse(&refusal),
+                Err(refusal) => {
+                    self.refuse(&refusal, false);
+                    return Ok(());
+                }
             },
         };
         if !rtp::Mux::new(&described.tracks).follows(&admission.tracks()) {
-            self.session.refuse(404, "the stream is no longer what was described; open it again", &[])?;
-            self.flush_sends().await?;
+            self.session.refuse(404, "the stream is no longer what was described; open it again", &[]);
+            self.say_answers().await?;
             return Err(Fault::Changed);
         }
         let class = match parameter(&described.query, "latency").as_deref() {
@@ -48,33 +58,37 @@ impl Peer {
         // Without a picture in time it begins with whatever comes.
         let taken = timeout(FIRST_PICTURE, player.take(&mut first)).await;
         if let Ok(Err(_)) = taken {
-            return Ok(self.session.refuse(404, "the stream has ended", &[])?);
+            self.session.refuse(404, "the stream has ended", &[]);
+            return Ok(());
         }
         // What is cached tells how the other tracks begin.
         while next_packets(&first).len() < self.session.ways().iter().flatten().count()
             && first.iter().map(Bytes::len).sum::<usize>() < LOOK_AHEAD_BYTES
             && timeout(Duration::ZERO, player.take(&mut first)).await.is_ok_and(|taken| taken.is_ok())
         {}
-        self.session.play(&next_packets(&first))?;
         let ways = self.session.ways().to_vec();
+        let by_udp = udp_ways(&ways);
+        let (mut came, mut registration) = (None, None);
+        if let (false, Some(udp)) = (by_udp.is_empty(), &self.rtsp.0.udp) {
+            let Some((held, receiver)) = udp.register(self.remote.ip(), &by_udp) else {
+                self.session.refuse(461, PORTS_TAKEN, &[]);
+                return Ok(());
+            };
+            (registration, came) = (Some(held), Some(receiver));
+        }
+        self.session.play(&next_packets(&first));
+        self.say_answers().await?;
+        described.has_played = true;
         let whole = ways.len() == described.tracks.iter().count();
         if whole && ways.iter().all(|way| matches!(way, Some(Way::Tcp(..)))) {
-            self.flush_sends().await?;
             for chunk in first {
                 self.say(chunk).await?;
             }
             if let Some(write) = self.write.take() {
-                self.role = Role::Playing(player.attach(write, class, self.rtsp.0.pace));
+                self.role = Role::Playing(player.attach(write, class, self.rtsp.0.pace), Box::new(described));
             }
             return Ok(());
         }
-        let (mut came, mut registration) = (None, None);
-        let by_udp = udp_ways(&ways);
-        if let (false, Some(udp)) = (by_udp.is_empty(), &self.rtsp.0.udp) {
-            let (held, receiver) = udp.register(self.remote.ip(), &by_udp);
-            (registration, came) = (Some(held), Some(receiver));
-        }
-        self.flush_sends().await?;
         let heard = Instant::now();
         let chunks = first.into();
         self.role = Role::Feeding(Box::new(Feeding {
@@ -89,20 +103,10 @@ impl Peer {
         self.feed().await
     }
 
-    /// Answers that the session has ready; events stay.
-    pub(super) async fn flush_sends(&mut self) -> Result<(), Fault> {
-        let mut aside = Vec::new();
-        while let Some(output) = self.session.poll_output() {
-            match output {
-                Output::Send(bytes) => self.say(bytes).await?,
-                Output::Event(event) => aside.push(event),
-            }
-        }
-        // A player has no more to say in one read than what an answer lets through.
-        for event in aside {
-            if let Event::Teardown = event {
-                return Ok(());
-            }
+    /// Answers that are ready. What the peer said behind its request is looked at after that.
+    async fn say_answers(&mut self) -> Result<(), Fault> {
+        while let Some(bytes) = self.session.poll_answer() {
+            self.say(bytes).await?;
         }
         Ok(())
     }
@@ -111,6 +115,7 @@ impl Peer {
     pub(super) async fn feed(&mut self) -> Result<(), Fault> {
         let Role::Feeding(feeding) = &mut self.role else { return Ok(()) };
         let (udp, ip, stall) = (self.rtsp.0.udp.clone(), self.remote.ip(), self.rtsp.0.pace.stall);
+        let mut burst = 0;
         while let Some(chunk) = feeding.chunks.pop_front() {
             let mut on_connection = Vec::new();
             for packet in framed(&chunk) {
@@ -121,8 +126,13 @@ impl Peer {
                             let port = if rtcp { reports } else { media };
                             udp.send(SocketAddr::new(ip, port), rtcp, &packet.packet).await;
                         }
+                        burst += packet.packet.len();
+                        if burst >= BURST_BYTES {
+                            burst = 0;
+                            sleep(BURST_PAUSE).await;
+                        }
                     }
-                    Some(Way::Tcp(..)) => on_connection.extend_from_slice(&interleaved(packet.channel, &packet.packet)),
+                    Some(Way::Tcp(..)) => on_connection.extend_from_slice(&packet.framed),
                     None => {}
                 }
             }
@@ -139,11 +149,10 @@ impl Peer {
     pub(super) async fn pause(&mut self) {
         self.idle_since = Instant::now();
         match std::mem::replace(&mut self.role, Role::Idle) {
-            Role::Playing(mut attached) => {
-                let figures = attached.session().clone();
+            Role::Playing(mut attached, described) => {
                 attached.close();
-                self.write = attached.ended().await.outlet;
-                tracing::debug!(session = figures.id, "paused");
+                self.write = attached.ended().await.outlet(FAREWELL).await;
+                self.role = Role::Described(described);
             }
             Role::Feeding(feeding) => self.role = Role::Described(Box::new(feeding.described)),
             role @ (Role::Idle | Role::Described(_) | Role::Publishing(_)) => self.role = role,
@@ -151,16 +160,28 @@ impl Peer {
     }
 }
 
-/// (track, sequence number, timestamp) of the first packet of each track.
+/// (track, sequence number, timestamp) of each track: the number of its first packet, and its clock at the moment of the first picture, which
+/// the reports before that tell; all timestamps are of one moment (RFC 2326 12.33).
 fn next_packets(chunks: &[Bytes]) -> Vec<(usize, u16, u32)> {
     let mut next: Vec<(usize, u16, u32)> = Vec::new();
-    for packet in chunks.iter().flat_map(framed).filter(|packet| packet.channel % 2 == 0) {
+    let mut moments: Vec<(usize, u32)> = Vec::new();
+    for packet in chunks.iter().flat_map(framed) {
         let at = usize::from(packet.channel / 2);
-        if next.iter().any(|(known, ..)| *known == at) {
-            continue;
-        }
-        if let Ok(first) = Packet::parse(&packet.packet) {
+        if packet.channel % 2 == 1 {
+            if let Some(Ok(Message::Sender(_, info, _))) = messages(&packet.packet).next()
+                && moments.iter().all(|(known, _)| *known != at)
+            {
+                moments.push((at, info.timestamp));
+            }
+        } else if next.iter().all(|(known, ..)| *known != at)
+            && let Ok(first) = Packet::parse(&packet.packet)
+        {
             next.push((at, first.sequence, first.timestamp));
+        }
+    }
+    for (at, _, timestamp) in &mut next {
+        if let Some((_, moment)) = moments.iter().find(|(known, _)| known == at) {
+            *timestamp = *moment;
         }
     }
     next.sort_by_key(|(at, ..)| *at);

@@ -33,9 +33,9 @@ pub enum Output {
 #[derive(Debug)]
 pub enum Event {
     /// To know what a stream is made of: [`ServerSession::describe`].
-    Describe(Asking),
+    Describe(Box<Asking>),
     /// To bring a stream: [`ServerSession::accept`].
-    Announce(Asking, Description),
+    Announce(Box<Asking>, Description),
     /// The stream that was described, by the ways that were set up: [`ServerSession::play`].
     Play,
     /// To send what was announced: [`ServerSession::accept`].
@@ -62,7 +62,9 @@ pub struct Asking {
     pub target: Target,
     /// The value of `Authorization`.
     pub authorization: Option<String>,
-    /// For digests.
+    /// For digests: what the request is about, to the letter,
+    pub uri: Target,
+    /// and what it asks.
     pub method: &'static str,
 }
 
@@ -138,15 +140,35 @@ impl ServerSession {
         }
     }
 
-    /// Takes bytes of the peer. What follows a request that waits is looked at after its answer.
-    pub fn handle_input(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    /// Takes bytes of the peer; then [`ServerSession::poll_output`] until there is nothing more.
+    pub fn handle_input(&mut self, bytes: &[u8]) {
         self.reader.handle_input(bytes);
-        self.go_on()
     }
 
-    /// The next thing to do.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+    /// The next thing to do. What follows a request that waits is looked at after its answer.
+    pub fn poll_output(&mut self) -> Result<Option<Output>, Error> {
+        while self.outputs.is_empty() && self.waiting.is_none() && !self.ended {
+            match self.reader.poll()? {
+                Some(Input::Request(request)) => self.request(request),
+                Some(Input::Interleaved { channel, data }) => self.packet(channel, data),
+                // To what we never asked.
+                Some(Input::Response(_)) => {}
+                None => break,
+            }
+        }
+        Ok(self.outputs.pop_front())
+    }
+
+    /// The next answer that is ready, without looking at what the peer said behind its request.
+    pub fn poll_answer(&mut self) -> Option<Bytes> {
+        match self.outputs.pop_front() {
+            Some(Output::Send(bytes)) => Some(bytes),
+            Some(event @ Output::Event(_)) => {
+                self.outputs.push_front(event);
+                None
+            }
+            None => None,
+        }
     }
 
     /// How each track goes, once set up.
@@ -165,25 +187,24 @@ impl ServerSession {
     }
 
     /// Answers a `DESCRIBE`, or what stands for one, with what the stream is made of: SDP, and the SSRC of each track.
-    pub fn describe(&mut self, sdp: String, ssrcs: Vec<u32>) -> Result<(), Error> {
-        let Some(waiting) = self.waiting.take() else { return Ok(()) };
+    pub fn describe(&mut self, sdp: String, ssrcs: Vec<u32>) {
+        let Some(waiting) = self.waiting.take() else { return };
         self.role = Role::Player(ssrcs.len().min(TRACKS));
         self.ways = vec![None; ssrcs.len().min(TRACKS)];
         self.ssrcs = ssrcs;
         self.base = waiting.target.clone();
         if let Some(setup) = waiting.setup {
             self.setup(&setup);
-            return self.go_on();
+            return;
         }
         let base = format!("{}/{}/", waiting.target.origin, waiting.target.path);
         let response = Response::new(200).with("Content-Base", base).with_body("application/sdp", sdp);
         self.answer(waiting.cseq.as_deref(), response);
-        self.go_on()
     }
 
     /// Answers an `ANNOUNCE` or a `RECORD`: yes.
-    pub fn accept(&mut self) -> Result<(), Error> {
-        let Some(waiting) = self.waiting.take() else { return Ok(()) };
+    pub fn accept(&mut self) {
+        let Some(waiting) = self.waiting.take() else { return };
         let mut response = Response::new(200);
         if waiting.method == Method::Record {
             self.phase = Phase::Running;
@@ -192,12 +213,11 @@ impl ServerSession {
             self.base = waiting.target;
         }
         self.answer(waiting.cseq.as_deref(), response);
-        self.go_on()
     }
 
     /// Answers a `PLAY`: what comes next of each track, as (track, sequence number, timestamp).
-    pub fn play(&mut self, next: &[(usize, u16, u32)]) -> Result<(), Error> {
-        let Some(waiting) = self.waiting.take() else { return Ok(()) };
+    pub fn play(&mut self, next: &[(usize, u16, u32)]) {
+        let Some(waiting) = self.waiting.take() else { return };
         self.phase = Phase::Running;
         let base = format!("{}/{}", self.base.origin, self.base.path);
         let info = next.iter().filter(|(at, ..)| self.ways.get(*at).is_some_and(Option::is_some));
@@ -213,12 +233,11 @@ impl ServerSession {
             response = response.with("RTP-Info", RtpInfo::write_list(&info));
         }
         self.answer(waiting.cseq.as_deref(), response);
-        self.go_on()
     }
 
     /// Answers whatever waits: no. `headers` are added, such as challenges.
-    pub fn refuse(&mut self, status: u16, why: &str, headers: &[(&str, String)]) -> Result<(), Error> {
-        let Some(waiting) = self.waiting.take() else { return Ok(()) };
+    pub fn refuse(&mut self, status: u16, why: &str, headers: &[(&str, String)]) {
+        let Some(waiting) = self.waiting.take() else { return };
         let mut response = Response::new(status);
         for (name, value) in headers {
             response = response.with(name, value.clone());
@@ -231,7 +250,6 @@ impl ServerSession {
             self.role = Role::None;
         }
         self.answer(waiting.cseq.as_deref(), response);
-        self.go_on()
     }
 
     fn answer(&mut self, cseq: Option<&str>, mut response: Response) {
@@ -242,19 +260,6 @@ impl ServerSession {
         let mut out = Vec::new();
         response.write(&mut out);
         self.outputs.push_back(Output::Send(out.into()));
-    }
-
-    fn go_on(&mut self) -> Result<(), Error> {
-        while self.waiting.is_none() && !self.ended {
-            match self.reader.poll()? {
-                Some(Input::Request(request)) => self.request(request),
-                Some(Input::Interleaved { channel, data }) => self.packet(channel, data),
-                // To what we never asked.
-                Some(Input::Response(_)) => {}
-                None => break,
-            }
-        }
-        Ok(())
     }
 
     fn packet(&mut self, channel: u8, data: Bytes) {
@@ -356,7 +361,7 @@ impl ServerSession {
         target: Target,
         setup: Option<Request>,
         method: &'static str,
-        event: impl FnOnce(Asking) -> Event,
+        event: impl FnOnce(Box<Asking>) -> Event,
     ) {
         let authorization = request.headers.get("Authorization").map(str::to_string);
         self.waiting = Some(Waiting {
@@ -365,7 +370,12 @@ impl ServerSession {
             target: target.clone(),
             setup,
         });
-        self.outputs.push_back(Output::Event(event(Asking { target, authorization, method })));
+        self.outputs.push_back(Output::Event(event(Box::new(Asking {
+            target,
+            authorization,
+            uri: Target::parse(&request.uri),
+            method,
+        }))));
     }
 
     fn wait(&mut self, cseq: Option<&str>, request: &Request, target: Target, event: Event) {
@@ -454,11 +464,14 @@ impl ServerSession {
                 None => (*count == 1).then_some(0),
             },
             Role::Publisher(controls) => {
-                let uri = uri.trim_end_matches('/');
+                // GStreamer puts the query behind the control, ffmpeg before it.
+                let forms = [uri, uri.split('?').next().unwrap_or(uri)].map(|uri| uri.trim_end_matches('/'));
                 let ends = |control: &str| {
-                    !control.is_empty()
-                        && (uri == control.trim_end_matches('/')
-                            || uri.strip_suffix(control).is_some_and(|base| base.ends_with('/')))
+                    let is = |uri: &str| {
+                        uri == control.trim_end_matches('/')
+                            || uri.strip_suffix(control).is_some_and(|base| base.ends_with('/'))
+                    };
+                    !control.is_empty() && forms.into_iter().any(is)
                 };
                 let named = controls.iter().position(|control| ends(control));
                 // Without a control of its own: in the order in which they come.
