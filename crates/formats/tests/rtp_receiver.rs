@@ -56,7 +56,7 @@ fn packets(pictures: impl Iterator<Item = Frame>) -> Vec<Vec<Bytes>> {
     pictures
         .map(|frame| {
             mux.push(&frame, &mut out);
-            let chunks = out.drain(..).collect::<Vec<_>>();
+            let chunks = std::mem::take(&mut out);
             let media = chunks.iter().flat_map(|chunk| framed(&chunk.data)).filter(|packet| packet.channel == 0);
             media.map(|packet| packet.packet).collect()
         })

@@ -197,7 +197,7 @@ impl ServerSession {
             self.setup(&setup);
             return;
         }
-        let base = format!("{}/{}/", waiting.target.origin, waiting.target.path);
+        let base = format!("{}/{}/", waiting.target.origin, waiting.target.written);
         let response = Response::new(200).with("Content-Base", base).with_body("application/sdp", sdp);
         self.answer(waiting.cseq.as_deref(), response);
     }
@@ -219,7 +219,7 @@ impl ServerSession {
     pub fn play(&mut self, next: &[(usize, u16, u32)]) {
         let Some(waiting) = self.waiting.take() else { return };
         self.phase = Phase::Running;
-        let base = format!("{}/{}", self.base.origin, self.base.path);
+        let base = format!("{}/{}", self.base.origin, self.base.written);
         let info = next.iter().filter(|(at, ..)| self.ways.get(*at).is_some_and(Option::is_some));
         let info: Vec<RtpInfo> = info
             .map(|(at, sequence, timestamp)| RtpInfo {
@@ -274,9 +274,7 @@ impl ServerSession {
     }
 
     fn request(&mut self, request: Request) {
-        let cseq = request.headers.get("CSeq").map(str::trim);
-        let cseq = cseq.filter(|c| !c.is_empty() && c.len() <= 10 && c.bytes().all(|b| b.is_ascii_digit()));
-        let cseq = cseq.map(str::to_string);
+        let cseq = cseq_of(&request);
         let cseq = cseq.as_deref();
         if let Some(needs) = request.headers.get("Require") {
             // RFC 2326 12.32; ONVIF's back channel is asked for this way.
@@ -402,8 +400,7 @@ impl ServerSession {
     }
 
     fn setup(&mut self, request: &Request) {
-        let cseq = request.headers.get("CSeq").map(str::trim).filter(|c| c.bytes().all(|b| b.is_ascii_digit()));
-        let cseq = cseq.map(str::to_string);
+        let cseq = cseq_of(request);
         let Some(at) = self.track_of(&request.uri) else {
             return self.answer(cseq.as_deref(), Response::new(404));
         };
@@ -482,4 +479,10 @@ impl ServerSession {
             }
         }
     }
+}
+
+/// The number of a request, to be echoed; nothing but digits is (security.md S20).
+fn cseq_of(request: &Request) -> Option<String> {
+    let cseq = request.headers.get("CSeq").map(str::trim);
+    cseq.filter(|c| !c.is_empty() && c.len() <= 10 && c.bytes().all(|b| b.is_ascii_digit())).map(str::to_string)
 }

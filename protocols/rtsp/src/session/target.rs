@@ -2,16 +2,21 @@
 
 use percent_encoding::percent_decode_str;
 
+/// A scheme, a DNS name and a port.
+const ORIGIN_BYTES: usize = 300;
+
 /// A URL, taken apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
     /// Path without slashes at its ends, percent-decoded: a stream's name, and maybe a control behind it.
     pub path: String,
+    /// The same as it is written in the URL.
+    pub written: String,
     /// Query without `?`.
     pub query: String,
     /// `user:password`, as it is written.
     pub user_info: Option<String>,
-    /// Scheme, host and port, as they are written; empty where there is only a path.
+    /// Scheme, host and port, as they are written; empty where there is only a path, and where it is longer than any host.
     pub origin: String,
 }
 
@@ -34,8 +39,11 @@ impl Target {
             }
             None => (None, origin.to_string()),
         };
-        let path = percent_decode_str(path.trim_matches('/')).decode_utf8_lossy().into_owned();
-        Target { path, query: query.to_string(), user_info, origin }
+        // It is repeated for each track.
+        let origin = if origin.len() > ORIGIN_BYTES { String::new() } else { origin };
+        let written = path.trim_matches('/').to_string();
+        let path = percent_decode_str(&written).decode_utf8_lossy().into_owned();
+        Target { path, written, query: query.to_string(), user_info, origin }
     }
 
     /// The number behind `trackID=` at the end of the URL, and the target without it. The end may be that of the query, where a client
@@ -54,6 +62,7 @@ impl Target {
         match cut(&self.path) {
             Some((path, at)) => {
                 bare.path = path;
+                bare.written = cut(&self.written).map_or_else(|| bare.path.clone(), |(written, _)| written);
                 (bare, Some(at))
             }
             None => (bare, None),

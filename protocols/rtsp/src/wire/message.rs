@@ -100,8 +100,12 @@ impl Headers {
     }
 
     fn write(&self, body: &[u8], out: &mut Vec<u8>) {
-        for (name, value) in self.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("Content-Length")) {
-            out.extend(name.bytes().filter(|byte| byte.is_ascii_graphic() && *byte != b':'));
+        for (name, value) in self.iter() {
+            let name: String = name.chars().filter(|c| c.is_ascii_graphic() && *c != ':').collect();
+            if name.eq_ignore_ascii_case("Content-Length") {
+                continue;
+            }
+            out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b": ");
             write_text(value, out);
             out.extend_from_slice(b"\r\n");

@@ -29,7 +29,7 @@ impl Depacketizer {
             gathering: Gathering::default(),
             fragment: None,
             has_picture: false,
-            suspect: false,
+            suspect: true,
             last: None,
             has_marker_bug: false,
             dropped: 0,
