@@ -241,7 +241,8 @@ async fn gstreamer_s_server_is_pulled_from_by_tcp_and_by_udp() {
         .await;
         let names: Vec<_> = info.tracks.iter().map(|track| track.codec.name()).collect();
         assert_eq!(names, ["h264", "pcma"], "{choice}");
-        assert!(info.dropped == 0 && info.discontinuities == 0, "{info:?}");
+        // A shared live source runs on between its viewers: what comes before the first key frame, one a second, is not passed on.
+        assert!(info.dropped < 25 && info.discontinuities == 0, "{info:?}");
         watch(&node, "live/cam", 100).await;
     }
 }
