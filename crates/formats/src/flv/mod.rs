@@ -25,6 +25,7 @@ use thiserror::Error;
 use crate::amf0;
 
 pub use demux::{Demux, Event};
+pub(crate) use mux::message_head;
 pub use mux::{Mux, Packer, WsMux};
 pub use raw::RawMux;
 pub use tag::{MAX_TAG_BYTES, Reader, Tag, TagKind, file_header, write_tag};

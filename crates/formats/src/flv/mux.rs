@@ -97,10 +97,14 @@ const MAX_MESSAGE_HEADER_BYTES: usize = 10;
 
 /// The head of an unmasked, final, binary WebSocket frame (RFC 6455 5.2); nothing for a plain byte stream.
 pub(super) fn frame_message<const WS: bool>(len: usize, out: &mut Vec<u8>) {
-    if !WS {
-        return;
+    if WS {
+        message_head(false, len, out);
     }
-    out.push(0x82);
+}
+
+/// The head of an unmasked, final WebSocket frame of text or bytes (RFC 6455 5.2).
+pub(crate) fn message_head(text: bool, len: usize, out: &mut Vec<u8>) {
+    out.push(if text { 0x81 } else { 0x82 });
     match len {
         0..=125 => out.push(u8::try_from(len).expect("at most 125")),
         126..=0xffff => {

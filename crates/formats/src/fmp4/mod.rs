@@ -1,0 +1,57 @@
+//! Fragmented MP4 (ISO 14496-12), as browsers' Media Source Extensions, ffmpeg and HLS read it.
+//!
+//! [`init`] is the part that says what the tracks are; its boxes are mp4-atom's.
+//! [`Mux`] makes a fragment of each frame, once for all viewers. Not here: whole files, editing, encryption.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+mod codecs;
+mod fragment;
+mod init;
+mod mux;
+#[cfg(test)]
+mod tests;
+
+pub use codecs::{codecs, mime};
+pub use init::init;
+pub use mux::{Mux, Packer, WsMux};
+
+use culvert_media::{Kind, Track, TrackId, Tracks};
+
+/// Ticks of a video track's clock per second.
+const VIDEO_HZ: u32 = 90_000;
+
+/// A track as MP4 has it.
+#[derive(Clone, Debug, PartialEq)]
+struct Line {
+    track: Track,
+    /// From 1.
+    number: u32,
+    /// Ticks per second.
+    clock_hz: u32,
+    /// What the decoder is told.
+    entry: mp4_atom::Codec,
+}
+
+/// The tracks that MP4 carries so that browsers play them: the first of video and the first of audio. G.711 is none of them, nor is VP9
+/// without its record.
+fn lines(tracks: &Tracks) -> Vec<Line> {
+    let first =
+        |kind: Kind| tracks.iter().filter(|track| track.kind() == kind).find_map(|t| Some((t, init::entry(t)?)));
+    let both = [first(Kind::Video), first(Kind::Audio)].into_iter().flatten();
+    both.zip(1..)
+        .map(|((track, entry), number)| {
+            let clock_hz = track.sound().map_or(VIDEO_HZ, |sound| sound.sample_rate_hz.max(1));
+            Line { track: track.clone(), number, clock_hz, entry }
+        })
+        .collect()
+}
+
+/// Whether there is a track that MP4 carries.
+pub fn carries(tracks: &Tracks) -> bool {
+    !lines(tracks).is_empty()
+}
+
+/// The line of a track.
+fn line(lines: &[Line], id: TrackId) -> Option<&Line> {
+    lines.iter().find(|line| line.track.id == id)
+}
