@@ -12,7 +12,6 @@ use axum::extract::{Extension, Request as HttpRequest};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
-use culvert_formats::flv;
 use culvert_hub::{Action, FORWARDED, Player, Refusal};
 use culvert_net::Conn;
 use culvert_net::http1::{PROBLEM_TYPE, problem};
@@ -23,7 +22,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::request::{Request, claims};
+use crate::request::{Format, Request, claims};
 use crate::server::{Live, RAW_ONLY, Sender};
 
 /// Where the connection of a request comes from; whoever serves the router puts it into the request's extensions.
@@ -44,7 +43,7 @@ impl Live {
     /// The same URLs as routes, for requests that carry a [`Remote`].
     pub fn router(&self) -> Router {
         let mut router = Router::new();
-        for path in ["/play/{*name}", "/hdl/{*name}", "/jessica/{*name}"] {
+        for path in ["/play/{*name}", "/hdl/{*name}", "/jessica/{*name}", "/fmp4/{*name}"] {
             router = router.route(path, get(handle).options(preflight));
         }
         router.layer(Extension(self.clone()))
@@ -77,7 +76,7 @@ async fn handle(
             return error(
                 404,
                 "no-such-format",
-                "streams are played at /play/NAME.flv; see the documentation for others",
+                "streams are played at /play/NAME.flv and /play/NAME.mp4; see the documentation for others",
             );
         }
     };
@@ -111,20 +110,23 @@ impl Live {
         let headers = http.headers();
         let upgrade = text(headers, header::UPGRADE).is_some_and(|u| u.eq_ignore_ascii_case("websocket"));
         let sender = Sender::of_http(&remote, &http);
-        if request.raw && !upgrade {
+        if request.format == Format::Raw && !upgrade {
             return Ok(error(426, "no-upgrade", RAW_ONLY));
         }
         let ask = sender.ask(Action::Play, &request.stream, &request.query, request.protocol(upgrade));
         let admission = self.gate.play(&ask).await?;
+        if let Some(why) = request.misfit(&admission.tracks()) {
+            return Ok(error(406, "no-track", why));
+        }
         let class = request.class.unwrap_or(self.pace.class);
         if !upgrade {
             let body = match *http.method() {
                 // Without a length, like the answer to GET would be.
                 Method::HEAD => Body::new(LiveBody::ended()),
-                _ => Body::new(LiveBody::begin(admission.play_as::<flv::Mux>(), self.pace.stall)),
+                _ => Body::new(LiveBody::begin(request.player(admission, false), self.pace.stall)),
             };
             let response = Response::builder()
-                .header(header::CONTENT_TYPE, "video/x-flv")
+                .header(header::CONTENT_TYPE, request.format.media_type())
                 .header(header::CACHE_CONTROL, "no-store")
                 .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
             return Ok(response.body(body).expect("constant headers are valid"));
@@ -146,7 +148,7 @@ impl Live {
         self.gate.hub().spawn(async move {
             if let Ok(upgraded) = hyper::upgrade::on(http).await {
                 let conn = Conn::other(TokioIo::new(upgraded), remote.address, remote.secure);
-                live.begin(conn, request.by_websocket(admission), class, true);
+                live.begin(conn, request.player(admission, true), class, true);
             }
         });
         Ok(response)

@@ -4,18 +4,45 @@ use culvert_hub::{Class, parameter};
 use culvert_media::{NameError, StreamName};
 use percent_encoding::percent_decode_str;
 
-/// Prefixes under which a stream can be played: ours, and those of m7s (m7s-v4.md 4.3).
-const PREFIXES: [&str; 3] = ["/play/", "/hdl/", "/jessica/"];
+/// Where a stream can be played as what: under our prefix, and under those of m7s (m7s-v4.md 4.3).
+const PATHS: [(&str, &str, Format); 5] = [
+    ("/play/", ".flv", Format::Flv),
+    ("/play/", ".mp4", Format::Mp4),
+    ("/hdl/", ".flv", Format::Flv),
+    ("/jessica/", ".flv", Format::Flv),
+    ("/fmp4/", ".mp4", Format::Mp4),
+];
 /// Behind it, and without `.flv`, is m7s's WS-RAW.
 const RAW_PREFIX: &str = "/jessica/";
+
+/// In what form a stream is played.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// FLV.
+    Flv,
+    /// Fragmented MP4.
+    Mp4,
+    /// Bare tags, by WebSocket only.
+    Raw,
+}
+
+impl Format {
+    /// Of an HTTP response.
+    pub(crate) const fn media_type(self) -> &'static str {
+        match self {
+            Format::Flv | Format::Raw => "video/x-flv",
+            Format::Mp4 => "video/mp4",
+        }
+    }
+}
 
 /// A viewer's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
     /// What to play.
     pub stream: StreamName,
-    /// As bare tags, by WebSocket only; else as FLV.
-    pub raw: bool,
+    /// As what.
+    pub format: Format,
     /// The class that `?latency=` chose.
     pub class: Option<Class>,
     /// The query string, without `?`.
@@ -25,14 +52,17 @@ pub struct Request {
 /// Reads a target (path and query). None: not one of our URLs.
 pub fn claims(target: &str) -> Option<Result<Request, NameError>> {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let name = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix))?;
-    let raw = path.starts_with(RAW_PREFIX) && !name.is_empty() && !name.ends_with(".flv");
-    let name = if raw { name } else { name.strip_suffix(".flv")? };
+    let found = PATHS.iter().find_map(|(prefix, suffix, format)| {
+        let name = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        Some((name, *format))
+    });
+    let raw = || path.strip_prefix(RAW_PREFIX).filter(|name| !name.is_empty()).map(|name| (name, Format::Raw));
+    let (name, format) = found.or_else(raw)?;
     // Decoded once, then checked: a second decode anywhere would let a name mean two things.
     let name = percent_decode_str(name).decode_utf8().map_err(|_| NameError::Character('\u{fffd}'));
     Some(name.and_then(|name| StreamName::parse(&name)).map(|stream| Request {
         stream,
-        raw,
+        format,
         class: match parameter(query, "latency").as_deref() {
             Some("low") => Some(Class::Low),
             Some("shared") => Some(Class::Shared),
@@ -54,10 +84,22 @@ mod tests {
             assert_eq!(claims(target).unwrap().unwrap().stream.as_str(), "a/b");
         }
         let raw = claims("/jessica/a/b?x").unwrap().unwrap();
-        assert_eq!((raw.stream.as_str(), raw.raw, ask.raw), ("a/b", true, false));
-        for target in
-            ["/", "/play/a/b", "/hdl/a/b", "/jessica/", "/play/a.mp4", "/play/", "/api/v1/streams", "/player/a.flv"]
-        {
+        assert_eq!((raw.stream.as_str(), raw.format, ask.format), ("a/b", Format::Raw, Format::Flv));
+        for target in ["/play/a/b.mp4", "/fmp4/a/b.mp4?x"] {
+            let ask = claims(target).unwrap().unwrap();
+            assert_eq!((ask.stream.as_str(), ask.format), ("a/b", Format::Mp4), "{target}");
+        }
+        for target in [
+            "/",
+            "/play/a/b",
+            "/hdl/a/b",
+            "/jessica/",
+            "/play/a.m3u8",
+            "/fmp4/a.flv",
+            "/play/",
+            "/api/v1/streams",
+            "/player/a.flv",
+        ] {
             assert_eq!(claims(target), None, "{target}");
         }
     }

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use culvert_formats::flv;
+use culvert_formats::{flv, fmp4};
 use culvert_hub::{
     Action, Admission, Ask, Attached, Class, Credentials, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, site,
 };
-use culvert_media::StreamName;
+use culvert_media::{StreamName, Tracks};
 use culvert_net::http1::{Head, PROBLEM_TYPE, problem};
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
 use culvert_net::{Conn, ReadHalf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::request::{Request, claims};
+use crate::request::{Format, Request, claims};
 use crate::wspush;
 
 /// What the kernel may hold unsent for a viewer: half a second at 4 Mbit/s. What waits in our own queue instead can
@@ -24,6 +24,8 @@ use crate::wspush;
 pub(crate) const UNSENT_BYTES: u32 = 256 << 10;
 /// A viewer has nothing to say but pings and a close.
 const VIEWER_MESSAGE_BYTES: usize = 4096;
+/// What is told of a stream of G.711 alone, or of VP8.
+pub(crate) const NOT_IN_MP4: &str = "no track of this stream can be in MP4; play it as .flv or by rtsp://";
 /// What a plain request for WS-RAW is told.
 pub(crate) const RAW_ONLY: &str =
     "bare tags are played by WebSocket only; with .flv behind the name this is FLV by HTTP, too";
@@ -83,15 +85,29 @@ impl<'a> Sender<'a> {
 impl Request {
     /// The name of what is spoken, for lists and rules.
     pub(crate) fn protocol(&self, upgrade: bool) -> &'static str {
-        match (upgrade, self.raw) {
-            (true, true) => "ws-raw",
-            (true, false) => "ws-flv",
+        match (upgrade, self.format) {
+            (true, Format::Raw) => "ws-raw",
+            (true, Format::Mp4) => "ws-mp4",
+            (false, Format::Mp4) => "http-mp4",
+            (true, Format::Flv) => "ws-flv",
             (false, _) => "http-flv",
         }
     }
 
-    pub(crate) fn by_websocket(&self, admission: Admission) -> Player {
-        if self.raw { admission.play_as::<flv::RawMux>() } else { admission.play_as::<flv::WsMux>() }
+    /// The packaging that was asked for.
+    pub(crate) fn player(&self, admission: Admission, upgrade: bool) -> Player {
+        match (self.format, upgrade) {
+            (Format::Raw, _) => admission.play_as::<flv::RawMux>(),
+            (Format::Flv, true) => admission.play_as::<flv::WsMux>(),
+            (Format::Flv, false) => admission.play_as::<flv::Mux>(),
+            (Format::Mp4, true) => admission.play_as::<fmp4::WsMux>(),
+            (Format::Mp4, false) => admission.play_as::<fmp4::Mux>(),
+        }
+    }
+
+    /// Why a stream of these tracks cannot be played in the form that was asked for.
+    pub(crate) fn misfit(&self, tracks: &Tracks) -> Option<&'static str> {
+        (self.format == Format::Mp4 && !fmp4::carries(tracks)).then_some(NOT_IN_MP4)
     }
 }
 
@@ -125,8 +141,10 @@ impl Live {
         let protocol = request.protocol(upgrade);
         let sender = Sender::of(&conn, &head);
         let hello = match (upgrade, head.header("sec-websocket-key")) {
-            (false, _) if request.raw => return answer(conn, &error_response(426, "no-upgrade", RAW_ONLY)).await,
-            (false, _) => ok_response(),
+            (false, _) if request.format == Format::Raw => {
+                return answer(conn, &error_response(426, "no-upgrade", RAW_ONLY)).await;
+            }
+            (false, _) => ok_response(request.format),
             (true, Some(key)) if head.header("sec-websocket-version") == Some("13") => {
                 switching(&ws::accept_key(key), "")
             }
@@ -146,12 +164,14 @@ impl Live {
             Ok(admission) => admission,
             Err(refusal) => return answer(conn, &refusal_response(&refusal)).await,
         };
+        if let Some(why) = request.misfit(&admission.tracks()) {
+            return answer(conn, &error_response(406, "no-track", why)).await;
+        }
         let class = request.class.unwrap_or(self.pace.class);
         conn.set_nodelay(true);
         conn.set_notsent_lowat(UNSENT_BYTES);
         if timeout(self.pace.stall, conn.write_all(hello.as_bytes())).await.is_ok_and(|r| r.is_ok()) {
-            let player = if upgrade { request.by_websocket(admission) } else { admission.play_as::<flv::Mux>() };
-            self.begin(conn, player, class, upgrade);
+            self.begin(conn, request.player(admission, upgrade), class, upgrade);
         }
     }
 
@@ -266,9 +286,10 @@ pub(crate) async fn answer(mut conn: Conn, response: &Bytes) {
 /// Players on any page may read; a page never gets a user's credentials by that (security.md S12).
 const CORS: &str = "Access-Control-Allow-Origin: *\r\n";
 
-fn ok_response() -> String {
+fn ok_response(format: Format) -> String {
     format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: video/x-flv\r\nConnection: close\r\nCache-Control: no-store\r\n{CORS}\r\n"
+        "HTTP/1.1 200 OK\r\nContent-Type: {}\r\nConnection: close\r\nCache-Control: no-store\r\n{CORS}\r\n",
+        format.media_type()
     )
 }
 
