@@ -169,10 +169,10 @@ impl Ffmpeg {
         Played::of(self.player(seconds, &input, Stdio::null()), seconds, url).await
     }
 
-    /// Decodes an FLV stream that comes by `feed`, for two seconds of it. `feed` is called with the player's input and
-    /// ends when that closes.
-    pub async fn play_from(&self, what: &str, feed: impl AsyncFnOnce(ChildStdin)) -> Played {
-        let mut child = self.player(TWO_SECONDS, &["-f", "flv", "-i", "pipe:0"], Stdio::piped());
+    /// Decodes a stream of a container (as ffmpeg calls it) that comes by `feed`, for two seconds of it. `feed` is called
+    /// with the player's input and ends when that closes.
+    pub async fn play_from(&self, what: &str, container: &str, feed: impl AsyncFnOnce(ChildStdin)) -> Played {
+        let mut child = self.player(TWO_SECONDS, &["-f", container, "-i", "pipe:0"], Stdio::piped());
         let input = child.stdin.take().expect("it was asked for");
         let (played, ()) = tokio::join!(Played::of(child, TWO_SECONDS, what), feed(input));
         played

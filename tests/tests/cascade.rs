@@ -89,7 +89,8 @@ async fn played_above(media: Media, publisher: &Ffmpeg, player: &Ffmpeg) {
     pair.lower.until_live("live/a").await;
     let upper = &pair.upper;
     let (rtmp, http) = (upper.url("rtmp", "/live/a-edge1"), upper.url("http", "/play/live/a-edge1.flv"));
-    let by_ws = player.play_from("WS-FLV", async |stdin| by_websocket(upper, "/play/live/a-edge1.flv", stdin).await);
+    let by_ws =
+        player.play_from("WS-FLV", "flv", async |stdin| by_websocket(upper, "/play/live/a-edge1.flv", stdin).await);
     let (by_rtmp, by_http, by_ws) = tokio::join!(player.play(&rtmp), player.play(&http), by_ws);
     for (played, how) in [(by_rtmp, "RTMP"), (by_http, "HTTP-FLV"), (by_ws, "WS-FLV")] {
         played.assert_clean(media, &format!("{media:?} by {how}"));

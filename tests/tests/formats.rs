@@ -1,5 +1,5 @@
-//! What ffmpeg publishes by RTMP to the one port is played from the same port by RTMP, HTTP-FLV and WS-FLV, without one
-//! error from the first frame on.
+//! What ffmpeg publishes by RTMP to the one port is played from the same port by RTMP, HTTP-FLV, WS-FLV, HTTP-fMP4 and
+//! WS-fMP4, without one error from the first frame on.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
 use std::process::Stdio;
@@ -10,15 +10,19 @@ use culvert_tests::view::{Viewer, by_websocket};
 use culvert_tests::{Ffmpeg, TestNode};
 use tokio::process::Command;
 
-/// Plays `live/a` by all three ways.
+/// Plays `live/a` by all ways.
 async fn play_all(node: &TestNode, players: &[&Ffmpeg], media: Media) {
     for player in players {
-        for url in [node.url("rtmp", "/live/a"), node.url("http", "/play/live/a.flv")] {
+        let by_http = ["flv", "mp4"].map(|suffix| node.url("http", &format!("/play/live/a.{suffix}")));
+        for url in by_http.into_iter().chain([node.url("rtmp", "/live/a")]) {
             player.play(&url).await.assert_clean(media, &format!("{media:?} by {url} with {player:?}"));
         }
-        let played =
-            player.play_from("WS-FLV", async |stdin| by_websocket(node, "/play/live/a.flv", stdin).await).await;
-        played.assert_clean(media, &format!("{media:?} by WS-FLV with {player:?}"));
+        for container in ["flv", "mp4"] {
+            let path = format!("/play/live/a.{container}");
+            let feed = async |stdin| by_websocket(node, &path, stdin).await;
+            let played = player.play_from("WebSocket", container, feed).await;
+            played.assert_clean(media, &format!("{media:?} by WebSocket as {container} with {player:?}"));
+        }
     }
 }
 
@@ -115,7 +119,7 @@ async fn rtmpdump_plays() {
     let mut dump = dump.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut media = dump.stdout.take().unwrap();
     let played = five
-        .play_from("what rtmpdump gives", async |mut player| {
+        .play_from("what rtmpdump gives", "flv", async |mut player| {
             // Ends with an error, for the player has enough at some time.
             tokio::io::copy(&mut media, &mut player).await.ok();
         })

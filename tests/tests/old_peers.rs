@@ -124,7 +124,7 @@ async fn captured_pushes_decode_without_an_error() {
     let upper = TestNode::start(&format!("{OLD}\nlimits: {{wait_for_stream: 10s, max_lag: 60s}}"));
     for (name, stream) in [("h264_aac_whole", "live/test-test-c001"), ("h265_pcma", "live/hevc-test-c001")] {
         let wire = capture(&format!("{name}.c2s.bin"));
-        let played = ffmpeg.play_from(stream, async |input| {
+        let played = ffmpeg.play_from(stream, "flv", async |input| {
             let path = format!("/play/{stream}.flv");
             let pushing = async {
                 let (first, rest) = wire.split_at(30_000);

@@ -1,0 +1,61 @@
+//! Debian's chromium plays what we give browsers: `tests/browser/` drives it by playwright-core.
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use culvert_tests::ffmpeg::{Media, installed, skipped};
+use culvert_tests::wait::within;
+use culvert_tests::{Ffmpeg, TestNode};
+use serde_json::Value;
+use tokio::process::Command;
+
+/// Long enough for a stall to show, short enough for each run of the tests.
+const SECONDS: u64 = 8;
+
+/// Plays `live/a` by a script of `tests/browser/`; None where there is no browser, which is said.
+async fn browse(test: &str, script: &str, node: &TestNode, path: &str) -> Option<Value> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser");
+    let there = installed("node", "--version") && installed("/usr/bin/chromium", "--version");
+    if !there || !folder.join("node_modules/playwright-core").is_dir() {
+        skipped(test, "node, /usr/bin/chromium and playwright-core (npm install --prefix tests/browser)");
+        return None;
+    }
+    let mut command = Command::new("node");
+    command.arg(script).arg(node.url("http", "/healthz")).arg(node.url("ws", path)).arg(SECONDS.to_string());
+    command.current_dir(folder).kill_on_drop(true).stdin(Stdio::null());
+    let done = within(Duration::from_secs(60 + SECONDS), "the browser", command.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    Some(serde_json::from_str(&said).unwrap())
+}
+
+async fn plays(test: &str, media: Media, sound: &str) {
+    let Some(five) = Ffmpeg::five(test) else { return };
+    let node = TestNode::start("");
+    // By RTSP, for this ffmpeg knows no Opus in FLV.
+    let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
+    node.until_live("live/a").await;
+    let Some(played) = browse(test, "mse.mjs", &node, "/play/live/a.mp4").await else { return };
+    let mime = played["mime"].as_str().unwrap();
+    assert!(mime.starts_with("video/mp4; codecs=\"avc1.") && mime.ends_with(&format!(",{sound}\"")), "{played}");
+    assert_eq!((&played["width"], &played["height"]), (&320.into(), &180.into()), "{played}");
+    assert_eq!(
+        (&played["errors"], &played["stalls"], &played["ranges"]),
+        (&Value::Array(vec![]), &0.into(), &1.into())
+    );
+    // Of 25 a second; the browser may skip a callback when the machine is busy.
+    assert!(played["frames"].as_u64().unwrap() >= SECONDS * 25 * 9 / 10, "{played}");
+    assert!(played["audio_bytes"].as_u64().unwrap() > 10_000, "{played}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_h264_and_aac_by_websocket() {
+    plays("chromium_plays_h264_and_aac_by_websocket", Media::H264Aac, "mp4a.40.2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_h264_and_opus_by_websocket() {
+    plays("chromium_plays_h264_and_opus_by_websocket", Media::H264Opus, "opus").await;
+}
