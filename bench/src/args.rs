@@ -154,6 +154,9 @@ pub enum ServerKind {
     Floor,
 }
 
+/// moof of one sample and the head of its mdat, as `formats/fmp4` writes them.
+pub(crate) const FRAGMENT_HEAD_BYTES: usize = 104 + 8;
+
 /// How a viewer plays.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -162,6 +165,8 @@ pub enum Protocol {
     Flv,
     /// FLV in WebSocket messages.
     Ws,
+    /// Fragmented MP4 in WebSocket messages.
+    WsMp4,
     /// RTMP.
     Rtmp,
     /// RTSP, with RTP on the connection.
@@ -230,6 +235,7 @@ impl Protocol {
         match self {
             Protocol::Flv => "flv",
             Protocol::Ws => "ws",
+            Protocol::WsMp4 => "ws-mp4",
             Protocol::Rtmp => "rtmp",
             Protocol::Rtsp => "rtsp",
             Protocol::Tcp => "tcp",
@@ -242,6 +248,8 @@ impl Protocol {
         match self {
             Protocol::Flv | Protocol::Tcp => 15,
             Protocol::Ws => 19,
+            // moof and the head of mdat, without the FLV header within the body: at most 5 bytes.
+            Protocol::WsMp4 => 4 + FRAGMENT_HEAD_BYTES - 5,
             Protocol::Rtmp => 8,
             // Without the FLV header within the body: 5 bytes of a picture's, 2 of a sound's.
             Protocol::Rtsp => 11,

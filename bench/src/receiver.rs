@@ -6,7 +6,8 @@ use culvert_formats::flv::{self, TagKind};
 use culvert_net::ws::{Decoder, Message, Opcode, Role, encode};
 use culvert_rtmp::session::{ClientEvent, ClientSession, Goal, Output, Target};
 
-use crate::args::{Class, Protocol};
+use crate::args::{Class, FRAGMENT_HEAD_BYTES, Protocol};
+use crate::stamp::STAMP_BYTES;
 
 /// Longest answer head that is taken.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -41,6 +42,7 @@ pub(crate) struct Receiver {
 enum Dialect {
     Flv(flv::Reader),
     Ws { decoder: Decoder, reader: flv::Reader },
+    WsMp4(Decoder),
     Rtmp(Box<ClientSession>),
     Rtsp(Box<crate::rtsp::Viewer>),
 }
@@ -52,8 +54,9 @@ impl Receiver {
             Class::Shared => "",
             Class::Low => "?latency=low",
         };
+        let suffix = if protocol == Protocol::WsMp4 { "mp4" } else { "flv" };
         let get =
-            |more: &str| format!("GET /play/{stream}.flv{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n");
+            |more: &str| format!("GET /play/{stream}.{suffix}{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{more}\r\n");
         let upgrade = format!(
             "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {WS_KEY}\r\n"
         );
@@ -63,6 +66,10 @@ impl Receiver {
             Protocol::Ws => {
                 let decoder = Decoder::new(Role::Client, flv::MAX_TAG_BYTES);
                 (Some(Vec::new()), Dialect::Ws { decoder, reader }, get(&upgrade).into_bytes())
+            }
+            Protocol::WsMp4 => {
+                let decoder = Decoder::new(Role::Client, flv::MAX_TAG_BYTES);
+                (Some(Vec::new()), Dialect::WsMp4(decoder), get(&upgrade).into_bytes())
             }
             Protocol::Rtmp => {
                 let target = Target::parse(&format!("rtmp://127.0.0.1:{port}/{stream}{query}"))?;
@@ -84,7 +91,7 @@ impl Receiver {
     /// Whether the stream has been asked for: at once, but for RTMP, where that comes at the end of a dialogue.
     pub(crate) fn has_asked(&self) -> bool {
         match &self.dialect {
-            Dialect::Flv(_) | Dialect::Ws { .. } => true,
+            Dialect::Flv(_) | Dialect::Ws { .. } | Dialect::WsMp4(_) => true,
             Dialect::Rtmp(session) => session.stream_id() != 0,
             Dialect::Rtsp(viewer) => viewer.has_asked(),
         }
@@ -112,19 +119,12 @@ impl Receiver {
         match &mut self.dialect {
             Dialect::Flv(reader) => take_tags(reader, input, got),
             Dialect::Ws { decoder, reader } => {
-                decoder.handle_input(input);
-                while let Some(message) = decoder.poll_message()? {
-                    match message {
-                        Message::Binary(bytes) => take_tags(reader, &bytes, got)?,
-                        Message::Ping(payload) => {
-                            reply.extend_from_slice(&encode(Opcode::Pong, &payload, Some([7; 4])));
-                        }
-                        Message::Close(status) => bail!("the server closed with status {status:?}"),
-                        Message::Pong(_) | Message::Text(_) => {}
-                    }
-                }
-                Ok(())
+                take_messages(decoder, input, reply, |message| take_tags(reader, message, got))
             }
+            Dialect::WsMp4(decoder) => take_messages(decoder, input, reply, |message| {
+                got.extend(fragment(message));
+                Ok(())
+            }),
             Dialect::Rtmp(_) | Dialect::Rtsp(_) => Ok(()),
         }
     }
@@ -147,6 +147,43 @@ fn take_head<'a>(head: &mut Vec<u8>, input: &'a [u8]) -> Result<Option<&'a [u8]>
         bail!("the server answers {status:?}");
     }
     Ok(input.get(end + 4 - before..))
+}
+
+/// Opens WebSocket messages.
+fn take_messages(
+    decoder: &mut Decoder,
+    input: &[u8],
+    reply: &mut Vec<u8>,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    decoder.handle_input(input);
+    while let Some(message) = decoder.poll_message()? {
+        match message {
+            Message::Binary(bytes) => take(&bytes)?,
+            Message::Ping(payload) => reply.extend_from_slice(&encode(Opcode::Pong, &payload, Some([7; 4]))),
+            Message::Close(status) => bail!("the server closed with status {status:?}"),
+            Message::Pong(_) | Message::Text(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// A message of WS-fMP4 as the tag that it was made of, of which only what the bench looks at is there; none for an
+/// initialisation segment.
+fn fragment(message: &[u8]) -> Option<Got> {
+    const PRFT_BYTES: usize = 32;
+    let message = if message.get(4..8)? == b"prft" { message.get(PRFT_BYTES..)? } else { message };
+    if message.get(4..8)? != b"moof" {
+        return None;
+    }
+    // tfhd's track, and the first byte of trun's flags of the sample: 2 where it depends on no other.
+    let (track, flags) = (message.get(47)?, message.get(96)?);
+    let stamp = message.get(FRAGMENT_HEAD_BYTES..)?.last_chunk::<STAMP_BYTES>()?;
+    Some(match (track, flags) {
+        (1, 2) => Got::Tag(TagKind::Video, [&[0x17, 1, 0, 0, 0], &stamp[..]].concat().into()),
+        (1, _) => Got::Tag(TagKind::Video, [&[0x27, 1, 0, 0, 0], &stamp[..]].concat().into()),
+        _ => Got::Tag(TagKind::Audio, [&[0xaf, 1], &stamp[..]].concat().into()),
+    })
 }
 
 fn take_tags(reader: &mut flv::Reader, input: &[u8], got: &mut Vec<Got>) -> Result<()> {
@@ -220,6 +257,41 @@ mod tests {
             let (got, reply) = feed(Protocol::Ws, &bytes, piece).unwrap();
             assert_eq!((got, reply), (expected(), encode(Opcode::Pong, b"x", Some([7; 4])).to_vec()));
         }
+    }
+
+    #[test]
+    fn fragments_are_told_by_their_track_and_whether_one_can_begin_there() {
+        use culvert_media::{Codec, Frame, Mux as _, Time, Track, TrackId, Tracks};
+        let source = crate::stream::Source::headers();
+        let record = |kind, skip: usize| {
+            let header = source.iter().find(|(of, _)| *of == kind).map(|(_, body)| body[skip..].to_vec());
+            Bytes::from(header.unwrap())
+        };
+        let video = Track::new(TrackId(0), Codec::H264, record(TagKind::Video, 5)).unwrap();
+        let sound = Track::new(TrackId(1), Codec::Aac, record(TagKind::Audio, 2)).unwrap();
+        let mut mux = culvert_formats::fmp4::WsMux::new(&Tracks::new(vec![video, sound]));
+        let head = format!("HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {WS_ACCEPT}\r\n\r\n");
+        let mut bytes = [head.as_bytes(), &mux.header()].concat();
+        let data = Bytes::from_static(b"0123456789abcde");
+        for (track, key) in [(0, true), (1, true), (0, false)] {
+            let (time, wall) = (Time::ZERO, std::time::UNIX_EPOCH);
+            let frame = Frame {
+                track: TrackId(track),
+                dts: time,
+                pts: time,
+                key,
+                discontinuity: false,
+                wall,
+                data: data.clone(),
+            };
+            let mut chunks = Vec::new();
+            mux.push(&frame, &mut chunks);
+            bytes.extend(chunks.iter().flat_map(|chunk| chunk.data.to_vec()));
+        }
+        let tag = |kind, head: &[u8]| Got::Tag(kind, [head, &data[..]].concat().into());
+        let video = |first| tag(TagKind::Video, &[first, 1, 0, 0, 0]);
+        let expected = vec![Got::Open, video(0x17), tag(TagKind::Audio, &[0xaf, 1]), video(0x27)];
+        assert_eq!(feed(Protocol::WsMp4, &bytes, 11).unwrap().0, expected);
     }
 
     #[test]
