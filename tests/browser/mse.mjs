@@ -14,13 +14,18 @@ try {
   const played = await page.evaluate(async ([url, seconds]) => {
     document.body.innerHTML = '<video muted style="width:640px"></video>';
     const video = document.querySelector('video');
-    const out = { mime: null, supported: null, frames: 0, stalls: 0, errors: [], width: 0, height: 0, behind_s: 0 };
+    const out = { mime: null, supported: null, frames: 0, stalls: 0, changes: 0, errors: [], width: 0, height: 0, behind_s: 0 };
     let buffer, begun_at_start = false, counting = false;
     const source = new MediaSource(), queue = [];
     video.src = URL.createObjectURL(source);
     await new Promise(open => source.addEventListener('sourceopen', open, { once: true }));
     const next = () => {
-      if (buffer && !buffer.updating && queue.length) buffer.appendBuffer(queue.shift());
+      if (!buffer || buffer.updating || !queue.length) return;
+      const data = queue.shift();
+      if (typeof data !== 'string') return buffer.appendBuffer(data);
+      out.changes += 1;
+      buffer.changeType(data);
+      next();
     };
     video.addEventListener('error', () => out.errors.push(`video: ${video.error.message}`));
     video.addEventListener('waiting', () => { if (counting) out.stalls += 1; });
@@ -28,24 +33,23 @@ try {
     socket.binaryType = 'arraybuffer';
     socket.onclose = event => out.errors.push(`socket closed: ${event.code} ${event.reason}`);
     socket.onmessage = ({ data }) => {
-      if (typeof data === 'string') {
-        out.mime = data;
-        out.supported = MediaSource.isTypeSupported(data);
-        if (!out.supported) return;
-        buffer = source.addSourceBuffer(data);
-        buffer.addEventListener('updateend', () => {
-          // A viewer in mid-stream begins where the stream is, which is not at zero.
-          if (!begun_at_start && buffer.buffered.length && buffer.buffered.end(0) - buffer.buffered.start(0) > 0.3) {
-            begun_at_start = true;
-            video.currentTime = buffer.buffered.start(0);
-            video.play().catch(error => out.errors.push(`play: ${error.message}`));
-          }
-          next();
-        });
-      } else {
+      if (buffer) {
         queue.push(data);
-        next();
+        return next();
       }
+      out.mime = data;
+      out.supported = MediaSource.isTypeSupported(data);
+      if (!out.supported) return;
+      buffer = source.addSourceBuffer(data);
+      buffer.addEventListener('updateend', () => {
+        // A viewer in mid-stream begins where the stream is, which is not at zero.
+        if (!begun_at_start && buffer.buffered.length && buffer.buffered.end(0) - buffer.buffered.start(0) > 0.3) {
+          begun_at_start = true;
+          video.currentTime = buffer.buffered.start(0);
+          video.play().catch(error => out.errors.push(`play: ${error.message}`));
+        }
+        next();
+      });
     };
     const count = () => {
       out.frames += 1;

@@ -46,6 +46,19 @@ impl Script {
         Script::new(tracks.chain(paced(clip.frames(), move |_, frame| kept.track(frame.track).map(|_| frame))))
     }
 
+    /// The clip for so long and then, by the same publisher, something else.
+    pub fn clip_and_then(then: Time, tracks: Tracks, frames: impl Iterator<Item = Frame> + Send + 'static) -> Script {
+        let clip = Clip::load(VideoChoice::H264, AudioChoice::Aac);
+        let begin = clip.frames().take_while(move |frame| frame.dts < then);
+        let later = frames.map(move |f| Frame { dts: f.dts + then, pts: f.pts + then, ..f });
+        let at = Duration::from_millis(then.millis().unsigned_abs());
+        let steps = std::iter::once((Duration::ZERO, Next::Tracks(clip.tracks().clone())))
+            .chain(paced(begin, |_, frame| Some(frame)))
+            .chain(std::iter::once((at, Next::Tracks(tracks))))
+            .chain(paced(later, |_, frame| Some(frame)));
+        Script::new(steps)
+    }
+
     /// The clip with other stamps: `stamp` is given those of the clip, from 0 on, in milliseconds.
     pub fn restamped(stamp: impl Fn(i64) -> i64 + Send + 'static) -> Script {
         Script::clip(move |_, frame| {

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use culvert_media::Time;
 use culvert_tests::ffmpeg::{Media, installed, skipped};
+use culvert_tests::media::{Script, into_hub, recorded};
 use culvert_tests::wait::within;
 use culvert_tests::{Ffmpeg, TestNode};
 use serde_json::Value;
@@ -58,4 +60,18 @@ async fn chromium_plays_h264_and_aac_by_websocket() {
 #[tokio::test(flavor = "multi_thread")]
 async fn chromium_plays_h264_and_opus_by_websocket() {
     plays("chromium_plays_h264_and_opus_by_websocket", Media::H264Opus, "opus").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_follows_a_change_of_size_in_mid_stream() {
+    let test = "chromium_follows_a_change_of_size_in_mid_stream";
+    let Some(five) = Ffmpeg::five(test) else { return };
+    let (tracks, frames) = recorded(&five.record(Media::H264Aac, 10).await);
+    let node = TestNode::start("");
+    let script = Script::clip_and_then(Time::from_millis(5000), tracks, frames.into_iter());
+    let _publishing = into_hub(&node, "live/a", script);
+    node.until_live("live/a").await;
+    let Some(played) = browse(test, "mse.mjs", &node, "/play/live/a.mp4").await else { return };
+    assert_eq!((&played["changes"], &played["width"]), (&1.into(), &320.into()), "{played}");
+    assert_eq!((&played["errors"], &played["stalls"]), (&Value::Array(vec![]), &0.into()), "{played}");
 }

@@ -5,16 +5,15 @@
 use std::time::{Duration, Instant};
 
 use culvert_formats::flv::Event;
-use culvert_hub::Next;
 use culvert_media::{Codec, Frame, Time, TrackId, Tracks};
 use culvert_node::camera::{AudioChoice, Clip, VideoChoice};
 use culvert_rtmp::session::Goal;
 use culvert_tests::ffmpeg::Media;
-use culvert_tests::media::{Script, paced, publish, publish_clip, recorded};
+use culvert_tests::media::{Script, into_hub, publish, publish_clip, recorded};
 use culvert_tests::node::token_sha256;
 use culvert_tests::rtmp::Peer;
 use culvert_tests::view::{Continuity, Viewer, ask};
-use culvert_tests::wait::until;
+use culvert_tests::wait::{LONG, until};
 use culvert_tests::{Ffmpeg, TestNode};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
@@ -96,6 +95,27 @@ async fn a_missing_stream_is_said_to_be_missing_at_once() {
     let (code, why) = Peer::connect(&node, Goal::Play, "live/none").await.refused().await;
     assert_eq!((code.as_str(), why.as_str()), ("NetStream.Play.StreamNotFound", "there is no stream live/none"));
     assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_mp4_cannot_carry_is_refused_by_name_and_plays_as_flv() {
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", Script::of(None, AudioChoice::Pcma));
+    node.until_live("live/a").await;
+    for path in ["/play/live/a.mp4", "/fmp4/live/a.mp4"] {
+        let answer = node.get(path).await;
+        assert_eq!((answer.status, &answer.json()["type"]), (406, &"urn:culvert:no-track".into()), "{}", answer.text());
+        assert!(answer.text().contains("play it as .flv"), "{}", answer.text());
+    }
+    assert!(Viewer::open(&node, "live/a", "").await.frame().await.is_some());
+    // A picture without its sound is something, though.
+    let _publishing = into_hub(&node, "live/b", Script::of(Some(VideoChoice::H264), AudioChoice::Pcma));
+    node.until_live("live/b").await;
+    let mut socket = ask(&node, "/fmp4/live/b.mp4", None).await;
+    let mut seen = vec![0; 4096];
+    timeout(LONG, socket.read_exact(&mut seen)).await.unwrap().unwrap();
+    assert!(seen.starts_with(b"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\n"), "{}", String::from_utf8_lossy(&seen));
+    assert!(seen.windows(4).any(|four| four == b"avc1") && seen.windows(4).any(|four| four == b"moof"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,15 +202,7 @@ async fn a_stream_without_a_key_frame_gives_nothing() {
 
 /// Publishes two seconds of the clip and then, on the same connection, something else.
 fn clip_and_then(node: &TestNode, tracks: Tracks, frames: impl Iterator<Item = Frame> + Send + 'static) {
-    let clip = Clip::load(VideoChoice::H264, AudioChoice::Aac);
-    let then = Time::from_millis(2000);
-    let begin = clip.frames().take_while(move |frame| frame.dts < then);
-    let later = frames.map(move |f| Frame { dts: f.dts + then, pts: f.pts + then, ..f });
-    let steps = std::iter::once((Duration::ZERO, Next::Tracks(clip.tracks().clone())))
-        .chain(paced(begin, |_, frame| Some(frame)))
-        .chain(std::iter::once((Duration::from_secs(2), Next::Tracks(tracks))))
-        .chain(paced(later, |_, frame| Some(frame)));
-    publish(node.url("rtmp", "/live/a"), Script::new(steps));
+    publish(node.url("rtmp", "/live/a"), Script::clip_and_then(Time::from_millis(2000), tracks, frames));
 }
 
 /// What a viewer is told of the video track until the first picture of the second kind, and that picture. What its
