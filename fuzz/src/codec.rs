@@ -1,10 +1,12 @@
 //! F13 to F16: parameter sets, configuration records, frames, Annex B.
 
 use bytes::Bytes;
+use culvert_formats::fmp4;
 use culvert_media::codec::{check_frame, h264, h265, nal};
-use culvert_media::{Codec, Detail, Track, TrackId};
+use culvert_media::{Codec, Detail, Track, TrackId, Tracks};
 use h264_reader::nal::sps::SeqParameterSet;
 use h264_reader::rbsp::{BitReader, decode_nal};
+use mp4_atom::{Any, DecodeMaybe};
 
 /// Largest side of a picture that may come out of a record (security.md S22).
 const MAX_SIDE: u32 = 16_384;
@@ -47,8 +49,8 @@ pub(crate) fn sps265(data: &[u8]) {
     }
 }
 
-/// A configuration record of any codec: sizes are within bounds, and a record of H.264 or H.265 that we write back is
-/// read as the same.
+/// A configuration record of any codec: sizes are within bounds, a record of H.264 or H.265 that we write back is read as
+/// the same, and a track that MP4 carries has an initialisation segment, which another reader reads.
 pub(crate) fn config_records(data: &[u8]) {
     let Some((codec, record)) = choose(data) else { return };
     if let Ok(track) = Track::new(TrackId(0), codec, Bytes::copy_from_slice(record)) {
@@ -57,6 +59,15 @@ pub(crate) fn config_records(data: &[u8]) {
             Detail::Video(video) => assert_size(video.width, video.height),
             Detail::Audio(audio) => assert!(audio.sample_rate_hz > 0 && audio.channels > 0),
         }
+        let tracks = Tracks::new(vec![track]);
+        let init = fmp4::init(&tracks);
+        assert_eq!(fmp4::carries(&tracks), !init.is_empty());
+        assert_eq!(fmp4::carries(&tracks), !fmp4::codecs(&tracks).is_empty());
+        let mut rest = &init[..];
+        while let Some(found) = Any::decode_maybe(&mut rest).expect("boxes that we wrote are well formed") {
+            assert!(matches!(found, Any::Ftyp(_) | Any::Moov(_)), "{found:?}");
+        }
+        assert!(rest.is_empty());
     }
     if let Ok(config) = h264::Config::parse(record) {
         assert_eq!(h264::Config::parse(&config.write()), Ok(config));

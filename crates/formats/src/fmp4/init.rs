@@ -1,7 +1,7 @@
 //! The initialisation segment: `ftyp` and `moov`, without samples.
 
 use bytes::Bytes;
-use culvert_media::codec::opus;
+use culvert_media::codec::{h264, h265, opus};
 use culvert_media::{Codec, Track, Tracks};
 use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor};
 use mp4_atom::{
@@ -81,9 +81,11 @@ fn trak(line: &Line) -> Trak {
 /// A sample entry; None for what MP4 does not carry so that browsers play it, and for a record that nobody can read.
 pub(super) fn entry(track: &Track) -> Option<SampleEntry> {
     let mut record = &track.config[..];
-    let entry = match track.codec {
+    let entry: SampleEntry = match track.codec {
         Codec::H264 => {
-            let avcc = Avcc::decode_body(&mut record).ok()?;
+            // Some encoders leave the record's end out or put something behind it; the parameter sets are sound all the same.
+            let again = || Avcc::decode_body(&mut &h264::Config::parse(&track.config).ok()?.write()[..]).ok();
+            let avcc = Avcc::decode_body(&mut record).ok().or_else(again)?;
             Avc1 {
                 visual: visual(track),
                 avcc,
@@ -97,7 +99,8 @@ pub(super) fn entry(track: &Track) -> Option<SampleEntry> {
             .into()
         }
         Codec::H265 => {
-            let hvcc = Hvcc::decode_body(&mut record).ok()?;
+            let again = || Hvcc::decode_body(&mut &h265::Config::parse(&track.config).ok()?.write()[..]).ok();
+            let hvcc = Hvcc::decode_body(&mut record).ok().or_else(again)?;
             Hvc1 { visual: visual(track), hvcc, ..Hvc1::default() }.into()
         }
         Codec::Av1 => {
@@ -114,6 +117,8 @@ pub(super) fn entry(track: &Track) -> Option<SampleEntry> {
         Codec::Opus => opus_entry(track).into(),
         Codec::Vp8 | Codec::G711A | Codec::G711U => return None,
     };
+    // What can be read can not always be written.
+    entry.encode(&mut Vec::new()).ok()?;
     Some(entry)
 }
 

@@ -103,6 +103,14 @@ fn every_codec_that_is_carried_is_read_back() {
 }
 
 #[test]
+fn a_record_with_something_behind_it_is_a_record() {
+    let careless = Tracks::new(vec![track(VIDEO, Codec::H264, &format!("{AVC}00"))]);
+    let SampleEntry::Avc1(avc) = &moov(&careless).trak[0].mdia.minf.stbl.stsd.codecs[0] else { panic!("H.264") };
+    assert_eq!((avc.avcc.sequence_parameter_sets.len(), avc.avcc.picture_parameter_sets.len()), (1, 1));
+    assert_eq!(codecs(&careless), "avc1.42c015");
+}
+
+#[test]
 fn what_mp4_does_not_carry_is_left_out() {
     let g711 = Track::audio(AUDIO, Codec::G711A, Audio { sample_rate_hz: 8000, channels: 1 });
     let alone = Tracks::new(vec![g711.clone()]);
