@@ -123,7 +123,7 @@ fn fmtp(value: &str) -> Vec<(String, String)> {
     parameters.take(64).collect()
 }
 
-/// What [`write`] tells of one medium.
+/// What [`write()`] tells of one medium.
 #[derive(Clone, Debug)]
 pub struct Told {
     /// `video` or `audio`.
