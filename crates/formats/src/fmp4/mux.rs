@@ -17,8 +17,9 @@ pub type WsMux = Packer<true>;
 /// Both packagings; use [`Mux`] or [`WsMux`].
 #[derive(Debug)]
 pub struct Packer<const WS: bool> {
-    tracks: Tracks,
     lines: Vec<Line>,
+    /// Made when the tracks change, and the same bytes for all viewers.
+    header: Bytes,
     sequence: u32,
     /// Of each line: the last decoding time in ticks, and how long the last sample was.
     last: Vec<Option<(u64, u32)>>,
@@ -35,21 +36,11 @@ impl<const WS: bool> culvert_media::Mux for Packer<WS> {
     fn new(tracks: &Tracks) -> Self {
         let lines = lines(tracks);
         let last = vec![None; lines.len()];
-        Packer { tracks: tracks.clone(), lines, sequence: 0, last, time: Time::ZERO }
+        Packer { lines, header: header::<WS>(tracks), sequence: 0, last, time: Time::ZERO }
     }
 
     fn header(&self) -> Bytes {
-        let init = init(&self.tracks);
-        if !WS {
-            return init;
-        }
-        let mut out = Vec::new();
-        let mime = mime(&self.tracks);
-        message_head(true, mime.len(), &mut out);
-        out.extend_from_slice(mime.as_bytes());
-        message_head(false, init.len(), &mut out);
-        out.extend_from_slice(&init);
-        out.into()
+        self.header.clone()
     }
 
     fn reentry(&self) -> Bytes {
@@ -58,12 +49,11 @@ impl<const WS: bool> culvert_media::Mux for Packer<WS> {
 
     fn set_tracks(&mut self, tracks: &Tracks, out: &mut Vec<Chunk>) {
         let new = lines(tracks);
-        self.tracks = tracks.clone();
         if new == self.lines {
             return;
         }
-        (self.last, self.lines) = (vec![None; new.len()], new);
-        out.push(Chunk { data: self.header(), entry: false, time: self.time });
+        (self.last, self.lines, self.header) = (vec![None; new.len()], new, header::<WS>(tracks));
+        out.push(Chunk { data: self.header.clone(), entry: false, time: self.time });
     }
 
     fn push(&mut self, frame: &Frame, out: &mut Vec<Chunk>) {
@@ -108,6 +98,20 @@ impl<const WS: bool> culvert_media::Mux for Packer<WS> {
         fragment::write(&sample, &mut data);
         out.push(Chunk { data: data.into(), entry, time: frame.dts });
     }
+}
+
+/// The initialisation segment; over WebSocket, behind the MIME type.
+fn header<const WS: bool>(tracks: &Tracks) -> Bytes {
+    let init = init(tracks);
+    if !WS {
+        return init;
+    }
+    let (mime, mut out) = (mime(tracks), Vec::new());
+    message_head(true, mime.len(), &mut out);
+    out.extend_from_slice(mime.as_bytes());
+    message_head(false, init.len(), &mut out);
+    out.extend_from_slice(&init);
+    out.into()
 }
 
 /// How long a track's first frame is, by what its codec or configuration says.
