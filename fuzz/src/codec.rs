@@ -11,7 +11,8 @@ use mp4_atom::{Any, DecodeMaybe};
 /// Largest side of a picture that may come out of a record (security.md S22).
 const MAX_SIDE: u32 = 16_384;
 
-const CODECS: [Codec; 10] = [
+/// All that the project knows; a byte of the input chooses.
+pub(crate) const CODECS: [Codec; 10] = [
     Codec::H264,
     Codec::H265,
     Codec::Av1,

@@ -8,6 +8,7 @@ use culvert_formats::rtp::{self, Event, Format, Media, Packet, Receiver};
 use culvert_media::codec::{check_frame, nal, opus};
 use culvert_media::{Audio, Codec, Frame, Kind, Mux as _, Time, Track, TrackId, Tracks};
 
+use crate::codec::CODECS;
 use crate::split::{Random, hash};
 
 /// Largest access unit that may come out (security.md S21).
@@ -226,18 +227,6 @@ impl Session {
     }
 }
 
-const CODECS: [Codec; 10] = [
-    Codec::H264,
-    Codec::H265,
-    Codec::Av1,
-    Codec::Vp8,
-    Codec::Vp9,
-    Codec::Aac,
-    Codec::Opus,
-    Codec::G711A,
-    Codec::G711U,
-    Codec::Mp3,
-];
 /// Most frames of one input.
 const MAX_FRAMES: usize = 24;
 /// Longest unit of a picture, in several packets.
