@@ -1,4 +1,4 @@
-//! Debian's chromium plays what we give browsers: `tests/browser/` drives it by playwright-core.
+//! Debian's chromium plays what we give browsers, by Media Source Extensions and by hls.js: `tests/browser/` drives it by playwright-core.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
 use std::path::Path;
@@ -17,15 +17,16 @@ use tokio::process::Command;
 const SECONDS: u64 = 8;
 
 /// Plays `live/a` by a script of `tests/browser/`; None where there is no browser, which is said.
-async fn browse(test: &str, script: &str, node: &TestNode, path: &str) -> Option<Value> {
+async fn browse(test: &str, script: &str, node: &TestNode, url: String) -> Option<Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser");
     let there = installed("node", "--version") && installed("/usr/bin/chromium", "--version");
-    if !there || !folder.join("node_modules/playwright-core").is_dir() {
-        skipped(test, "node, /usr/bin/chromium and playwright-core (npm install --prefix tests/browser)");
+    let packages = ["playwright-core", "hls.js"].map(|name| folder.join("node_modules").join(name).is_dir());
+    if !there || packages.contains(&false) {
+        skipped(test, "node, /usr/bin/chromium, playwright-core and hls.js (npm install --prefix tests/browser)");
         return None;
     }
     let mut command = Command::new("node");
-    command.arg(script).arg(node.url("http", "/healthz")).arg(node.url("ws", path)).arg(SECONDS.to_string());
+    command.arg(script).arg(node.url("http", "/healthz")).arg(url).arg(SECONDS.to_string());
     command.current_dir(folder).kill_on_drop(true).stdin(Stdio::null());
     let done = within(Duration::from_secs(60 + SECONDS), "the browser", command.output()).await.unwrap();
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
@@ -39,7 +40,7 @@ async fn plays(test: &str, media: Media, sound: &str) {
     // By RTSP, for this ffmpeg knows no Opus in FLV.
     let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "mse.mjs", &node, "/play/live/a.mp4").await else { return };
+    let Some(played) = browse(test, "mse.mjs", &node, node.url("ws", "/play/live/a.mp4")).await else { return };
     let mime = played["mime"].as_str().unwrap();
     assert!(mime.starts_with("video/mp4; codecs=\"avc1.") && mime.ends_with(&format!(",{sound}\"")), "{played}");
     assert_eq!((&played["width"], &played["height"]), (&320.into(), &180.into()), "{played}");
@@ -62,6 +63,55 @@ async fn chromium_plays_h264_and_opus_by_websocket() {
     plays("chromium_plays_h264_and_opus_by_websocket", Media::H264Opus, "opus").await;
 }
 
+async fn plays_by_hls_js(test: &str, media: Media, sound: &str) {
+    let Some(five) = Ffmpeg::five(test) else { return };
+    let node = TestNode::start("");
+    let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
+    node.until_live("live/a").await;
+    let Some(played) = browse(test, "hls.mjs", &node, node.url("http", "/play/live/a.m3u8")).await else { return };
+    let codecs = played["levels"][0]["codecs"].as_str().unwrap();
+    assert!(codecs.starts_with("avc1.") && codecs.ends_with(sound), "{played}");
+    assert_eq!((&played["width"], &played["height"]), (&320.into(), &180.into()), "{played}");
+    let empty = Value::Array(vec![]);
+    assert_eq!((&played["fatal"], &played["errors"], &played["stalls"]), (&empty, &empty, &0.into()), "{played}");
+    assert!(played["frames"].as_u64().unwrap() >= SECONDS * 25 * 9 / 10, "{played}");
+    // Five parts a second, not whole segments; and so it is nearer than one segment is long.
+    assert!(played["parts"].as_u64().unwrap() >= SECONDS * 4, "{played}");
+    assert!(played["hls_latency_s"].as_f64().unwrap() < 2.0, "{played}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_h264_and_aac_by_low_latency_hls() {
+    plays_by_hls_js("chromium_plays_h264_and_aac_by_low_latency_hls", Media::H264Aac, "mp4a.40.2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_h264_and_opus_by_low_latency_hls() {
+    plays_by_hls_js("chromium_plays_h264_and_opus_by_low_latency_hls", Media::H264Opus, "opus").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_on_by_hls_over_a_change_and_another_publisher() {
+    let test = "chromium_plays_on_by_hls_over_a_change_and_another_publisher";
+    let Some(five) = Ffmpeg::five(test) else { return };
+    let (tracks, frames) = recorded(&five.record(Media::H264Aac, 5).await);
+    let node = TestNode::start("");
+    let script = Script::clip_and_then(Time::from_millis(8000), tracks, frames.into_iter());
+    let publishing = into_hub(&node, "live/a", script);
+    node.until_live("live/a").await;
+    let again = async {
+        publishing.await.unwrap();
+        into_hub(&node, "live/a", Script::clip(|_, frame| Some(frame)))
+    };
+    let url = node.url("http", "/play/live/a.m3u8");
+    let (played, _publishing) = tokio::join!(browse(test, "hls.mjs", &node, url), again);
+    let Some(played) = played else { return };
+    assert_eq!(played["fatal"], Value::Array(vec![]), "{played}");
+    assert!(played["discontinuities"].as_u64().unwrap() >= 1, "{played}");
+    // It stands still only while there is nothing to show.
+    assert!(played["frames"].as_u64().unwrap() >= SECONDS * 25 / 2, "{played}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn chromium_follows_a_change_of_size_in_mid_stream() {
     let test = "chromium_follows_a_change_of_size_in_mid_stream";
@@ -71,7 +121,7 @@ async fn chromium_follows_a_change_of_size_in_mid_stream() {
     let script = Script::clip_and_then(Time::from_millis(5000), tracks, frames.into_iter());
     let _publishing = into_hub(&node, "live/a", script);
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "mse.mjs", &node, "/play/live/a.mp4").await else { return };
+    let Some(played) = browse(test, "mse.mjs", &node, node.url("ws", "/play/live/a.mp4")).await else { return };
     assert_eq!((&played["changes"], &played["width"]), (&1.into(), &320.into()), "{played}");
     assert_eq!((&played["errors"], &played["stalls"]), (&Value::Array(vec![]), &0.into()), "{played}");
 }

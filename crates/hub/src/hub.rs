@@ -79,6 +79,7 @@ struct Inner {
 pub struct Admission {
     stream: Arc<Stream>,
     session: Session,
+    registry: Arc<Registry>,
     workers: usize,
 }
 
@@ -225,7 +226,7 @@ impl Hub {
         // Counted under the lock: a stream does not end for want of viewers while one is being let in.
         let session = registry.open(Action::Play, &stream.name, source, identity, audience);
         drop(state);
-        Ok(Some(Admission { stream, session, workers: self.0.limits.workers }))
+        Ok(Some(Admission { stream, session, registry: registry.clone(), workers: self.0.limits.workers }))
     }
 
     /// The stream of this name that has not ended.
@@ -352,6 +353,19 @@ impl Admission {
     /// Reads frames.
     pub fn subscribe(self) -> Subscriber {
         Subscriber::new(self.stream, self.session)
+    }
+
+    /// Reads frames for many viewers, each of which holds a [`Session`] of its own: this reader is none itself.
+    pub fn reader(&self) -> Subscriber {
+        let figures = self.session.figures();
+        let source = Source { protocol: figures.protocol, remote: figures.remote };
+        let session = self.registry.unlisted(Action::Play, &self.stream.name, source, figures.identity.clone());
+        Subscriber::new(self.stream.clone(), session)
+    }
+
+    /// The right to watch, for who reads through another's [`Admission::reader`].
+    pub fn into_session(self) -> Session {
+        self.session
     }
 
     /// Reads the shared bytes of a packaging.

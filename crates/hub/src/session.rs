@@ -94,7 +94,8 @@ impl SessionFigures {
         self.skipped.fetch_add(skipped, Ordering::Relaxed);
     }
 
-    pub(crate) fn set_sent(&self, time: Time) {
+    /// Says what was handed on last: the decoding time, from which it is told how far behind a viewer is.
+    pub fn set_sent(&self, time: Time) {
         self.sent_micros.store(time.micros(), Ordering::Relaxed);
     }
 
@@ -231,6 +232,24 @@ impl Registry {
         identity: Identity,
         audience: Option<Audience>,
     ) -> Session {
+        let mut session = self.unlisted(action, stream, source, identity);
+        session.audience = audience;
+        self.lock().insert(session.figures.id, session.figures.clone());
+        if let Some(audience) = &session.audience {
+            audience.viewers.send_modify(|n| *n += 1);
+            self.viewers.fetch_add(1, Ordering::Relaxed);
+        }
+        session
+    }
+
+    /// A session that is neither listed nor counted: of who reads for others that are.
+    pub(crate) fn unlisted(
+        self: &Arc<Registry>,
+        action: Action,
+        stream: &StreamName,
+        source: Source,
+        identity: Identity,
+    ) -> Session {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let figures = Arc::new(SessionFigures {
             id,
@@ -248,12 +267,7 @@ impl Registry {
             share: Mutex::new(None),
             cancel: CancellationToken::new(),
         });
-        self.lock().insert(id, figures.clone());
-        if let Some(audience) = &audience {
-            audience.viewers.send_modify(|n| *n += 1);
-            self.viewers.fetch_add(1, Ordering::Relaxed);
-        }
-        Session { figures, registry: Arc::downgrade(self), audience, for_good: false, resting: false }
+        Session { figures, registry: Arc::downgrade(self), audience: None, for_good: false, resting: false }
     }
 
     pub(crate) fn list(&self) -> Vec<Arc<SessionFigures>> {

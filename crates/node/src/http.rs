@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use culvert_live::Remote;
+use culvert_hub::Remote;
 use culvert_net::Conn;
 use hyper::Request;
 use hyper::body::Incoming;

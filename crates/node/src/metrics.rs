@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use culvert_hls::Hls;
 use culvert_hub::{Action, Hub};
 use culvert_link::State;
 use culvert_rtsp::Udp;
@@ -25,6 +26,7 @@ struct Figures {
     hub: HubHandle,
     door: Arc<DoorFigures>,
     cascade: CascadeHandle,
+    hls: HlsHandle,
     udp: Option<UdpHandle>,
 }
 
@@ -33,6 +35,14 @@ struct UdpHandle(Udp);
 impl fmt::Debug for UdpHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("udp")
+    }
+}
+
+struct HlsHandle(Hls);
+
+impl fmt::Debug for HlsHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("hls")
     }
 }
 
@@ -54,12 +64,13 @@ impl fmt::Debug for HubHandle {
 
 impl Metrics {
     /// The figures of this hub and this door.
-    pub fn new(hub: Hub, door: Arc<DoorFigures>, cascade: Cascade, udp: Option<Udp>) -> Metrics {
+    pub fn new(hub: Hub, door: Arc<DoorFigures>, cascade: Cascade, hls: Hls, udp: Option<Udp>) -> Metrics {
         let mut registry = Registry::with_prefix("culvert");
         registry.register_collector(Box::new(Figures {
             hub: HubHandle(hub),
             door,
             cascade: CascadeHandle(cascade),
+            hls: HlsHandle(hls),
             udp: udp.map(UdpHandle),
         }));
         Metrics(registry)
@@ -140,6 +151,12 @@ impl Collector for Figures {
         family(encoder, ("slowest_viewer_behind_seconds", help, Gauge), behind)?;
 
         self.encode_links(encoder)?;
+
+        let (streams, bytes) = self.hls.0.kept();
+        let help = "Streams that are cut for HLS now";
+        family(encoder, ("hls_streams", help, Gauge), [(vec![], ConstGauge::new(streams as i64))])?;
+        let help = "Bytes of segments that are kept for HLS";
+        family(encoder, ("hls_bytes", help, Gauge), [(vec![], ConstGauge::new(bytes as i64))])?;
 
         let refusals = self.hub.0.figures().refusals();
         let rows = refusals.iter().map(|(a, why, n)| (vec![("action", *a), ("why", *why)], ConstCounter::new(*n)));

@@ -69,7 +69,7 @@ impl Node {
             udp.spawn(&stop);
         }
         let limits = culvert_rtmp::Limits { handshake, silence };
-        let protocols = Protocols::new(&gate, &guard, pace, limits, udp.clone())?;
+        let protocols = Protocols::new(&gate, &guard, pace, limits, udp.clone(), &config.hls)?;
         let figures = Arc::new(DoorFigures::default());
         let ready = Arc::new(AtomicBool::new(true));
         let shown = Arc::new(config.masked_json());
@@ -82,10 +82,11 @@ impl Node {
             cascade: cascade.clone(),
             config: shown,
         };
-        let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone(), udp);
+        let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone(), protocols.hls.clone(), udp);
         let router = protocols.live.router().merge(api::router(api)).merge(cascade.router(gate.clone()));
         let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));
         let old = Old::new(&cascade, &hub, &pulls, &pushes, &saved, (&identity.cid, &config.node.data_dir));
+        let router = protocols.hls.in_front_of(router);
         let router = cascade.in_front_of(protocols.live.in_front_of(old.in_front_of(router)));
         let inside = router.clone();
         let http = Http::new(router, handshake, stop.clone());

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
+use culvert_hls::Hls;
 use culvert_hub::{Gate, Hub, Pace};
 use culvert_live::Live;
 use culvert_rtmp::{Limits, Rtmp};
@@ -24,8 +25,10 @@ pub struct Protocols {
     pub rtmp: Rtmp,
     /// RTSP and RTSPS, also through HTTP.
     pub rtsp: Rtsp,
-    /// HTTP-FLV and WS-FLV.
+    /// FLV and fragmented MP4 by HTTP and WebSocket.
     pub live: Live,
+    /// HLS.
+    pub hls: Hls,
 }
 
 impl Protocols {
@@ -36,6 +39,7 @@ impl Protocols {
         pace: Pace,
         limits: Limits,
         udp: Option<Udp>,
+        hls: &config::Hls,
     ) -> anyhow::Result<Protocols> {
         let guard = guard.clone();
         let digests = Arc::new(move || guard.digests());
@@ -44,9 +48,14 @@ impl Protocols {
             hub: gate.hub().clone(),
             rtmp: Rtmp::new(gate.clone(), pace, limits),
             rtsp: Rtsp::new(gate.clone(), pace, rtsp_limits, udp, digests),
+            hls: Hls::new(gate.clone(), hls_settings(hls)),
             live: Live::new(gate.clone(), pace, culvert_m7s::push::without_doubled_headers),
         })
     }
+}
+
+fn hls_settings(config: &config::Hls) -> culvert_hls::Settings {
+    culvert_hls::Settings { segment: config.segment.get(), part: config.part.get(), window: config.window.get() }
 }
 
 /// The sockets of RTSP's datagrams. Those that the configuration names must be had; the usual ones are taken where they are free.

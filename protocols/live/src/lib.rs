@@ -12,7 +12,6 @@ mod request;
 mod server;
 mod wspush;
 
-pub use library::Remote;
 pub use pull::{PullError, pull};
 pub use request::{Request, claims};
 pub use server::Live;

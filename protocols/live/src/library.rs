@@ -1,8 +1,6 @@
 //! Viewers whose connection belongs to hyper: later requests on a kept connection, and HTTP/2.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,29 +10,18 @@ use axum::extract::{Extension, Request as HttpRequest};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
-use culvert_hub::{Action, FORWARDED, Player, Refusal};
+use culvert_hub::{Action, Player, Refusal, Remote, Sender};
 use culvert_net::Conn;
 use culvert_net::http1::{PROBLEM_TYPE, problem};
 use culvert_net::ws;
-use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::request::{Format, Request, claims};
-use crate::server::{Live, RAW_ONLY, Sender};
-
-/// Where the connection of a request comes from; whoever serves the router puts it into the request's extensions.
-#[derive(Clone, Debug)]
-pub struct Remote {
-    /// The peer's address.
-    pub address: SocketAddr,
-    /// Whether the connection is encrypted.
-    pub secure: bool,
-    /// The upper of ours whose request came down the link to it; None: a connection to this node.
-    pub upper: Option<Arc<str>>,
-}
+use crate::server::{Live, RAW_ONLY};
 
 /// Pieces on their way from a viewer's task to the library; the rest waits where it can still be skipped.
 const PIECES: usize = 4;
@@ -85,20 +72,9 @@ async fn handle(
         .unwrap_or_else(|refusal| error(refusal.status(), refusal.kind(), &refusal.to_string()))
 }
 
-impl<'a> Sender<'a> {
-    /// Of a request that the library read.
-    pub(crate) fn of_http(remote: &'a Remote, http: &'a HttpRequest) -> Sender<'a> {
-        let headers = http.headers();
-        Sender {
-            remote: remote.address,
-            secure: remote.secure,
-            upper: remote.upper.as_ref(),
-            authorization: text(headers, header::AUTHORIZATION),
-            host: text(headers, header::HOST).or_else(|| http.uri().authority().map(|a| a.as_str())),
-            origin: text(headers, header::ORIGIN),
-            forwarded: http.version() == Version::HTTP_10 || FORWARDED.iter().any(|name| headers.contains_key(*name)),
-        }
-    }
+/// Who sends a request that the library read.
+pub(crate) fn sender_of<'a>(remote: &'a Remote, http: &'a HttpRequest) -> Sender<'a> {
+    Sender::of_http(remote, http.headers(), http.uri(), http.version())
 }
 
 pub(crate) fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
@@ -109,7 +85,7 @@ impl Live {
     async fn answer(&self, request: Request, remote: Remote, http: HttpRequest) -> Result<Response, Refusal> {
         let headers = http.headers();
         let upgrade = text(headers, header::UPGRADE).is_some_and(|u| u.eq_ignore_ascii_case("websocket"));
-        let sender = Sender::of_http(&remote, &http);
+        let sender = sender_of(&remote, &http);
         if request.format == Format::Raw && !upgrade {
             return Ok(error(426, "no-upgrade", RAW_ONLY));
         }

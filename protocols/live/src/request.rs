@@ -45,6 +45,8 @@ pub struct Request {
     pub format: Format,
     /// The class that `?latency=` chose.
     pub class: Option<Class>,
+    /// `?chunk=50ms`: what comes within so much is one fragment of MP4. Otherwise each frame is one.
+    pub merged: bool,
     /// The query string, without `?`.
     pub query: String,
 }
@@ -68,6 +70,7 @@ pub fn claims(target: &str) -> Option<Result<Request, NameError>> {
             Some("shared") => Some(Class::Shared),
             Some(_) | None => None,
         },
+        merged: parameter(query, "chunk").as_deref() == Some("50ms"),
         query: query.to_string(),
     }))
 }
@@ -79,7 +82,9 @@ mod tests {
     #[test]
     fn our_urls_are_claimed_and_others_are_left_alone() {
         let ask = claims("/play/live/cam1.flv?latency=low&token=x").unwrap().unwrap();
-        assert_eq!((ask.stream.as_str(), ask.class), ("live/cam1", Some(Class::Low)));
+        assert_eq!((ask.stream.as_str(), ask.class, ask.merged), ("live/cam1", Some(Class::Low), false));
+        assert!(claims("/play/live/cam1.mp4?chunk=50ms").unwrap().unwrap().merged);
+        assert!(!claims("/play/live/cam1.mp4?chunk=frame").unwrap().unwrap().merged);
         for target in ["/hdl/a/b.flv", "/jessica/a/b.flv", "/play/a/b.flv"] {
             assert_eq!(claims(target).unwrap().unwrap().stream.as_str(), "a/b");
         }

@@ -1,15 +1,11 @@
 //! Viewers on the bare socket; pushers are handed on to `wspush`.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use culvert_formats::{flv, fmp4};
-use culvert_hub::{
-    Action, Admission, Ask, Attached, Class, Credentials, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, site,
-};
-use culvert_media::{StreamName, Tracks};
+use culvert_hub::{Action, Admission, Attached, Class, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, Sender};
+use culvert_media::Tracks;
 use culvert_net::http1::{Head, PROBLEM_TYPE, problem};
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
 use culvert_net::{Conn, ReadHalf};
@@ -41,44 +37,16 @@ pub struct Live {
     pub(crate) foreign_push: fn(Conn) -> Conn,
 }
 
-/// What a request shows of who sends it.
-pub(crate) struct Sender<'a> {
-    pub(crate) remote: SocketAddr,
-    pub(crate) secure: bool,
-    /// The request came down the link to this upper of ours.
-    pub(crate) upper: Option<&'a Arc<str>>,
-    pub(crate) authorization: Option<&'a str>,
-    pub(crate) host: Option<&'a str>,
-    pub(crate) origin: Option<&'a str>,
-    /// A proxy sent it on.
-    pub(crate) forwarded: bool,
-}
-
-impl<'a> Sender<'a> {
-    /// Of a head on the bare connection.
-    pub(crate) fn of(conn: &Conn, head: &'a Head) -> Sender<'a> {
-        Sender {
-            remote: conn.remote(),
-            secure: conn.is_secure(),
-            upper: None,
-            authorization: head.header("authorization"),
-            host: head.header("host"),
-            origin: head.header("origin"),
-            forwarded: FORWARDED.iter().any(|name| head.header(name).is_some()),
-        }
-    }
-
-    pub(crate) fn ask(&self, action: Action, stream: &StreamName, query: &str, protocol: &'static str) -> Ask {
-        Ask {
-            action,
-            stream: stream.clone(),
-            protocol,
-            remote: self.remote,
-            secure: self.secure,
-            credentials: Credentials::from_http(self.authorization, query),
-            origin: Some(site(self.origin, self.host, self.forwarded)),
-            upper: self.upper.cloned(),
-        }
+/// Of a head on the bare connection.
+pub(crate) fn sender_of<'a>(conn: &Conn, head: &'a Head) -> Sender<'a> {
+    Sender {
+        remote: conn.remote(),
+        secure: conn.is_secure(),
+        upper: None,
+        authorization: head.header("authorization"),
+        host: head.header("host"),
+        origin: head.header("origin"),
+        forwarded: FORWARDED.iter().any(|name| head.header(name).is_some()),
     }
 }
 
@@ -100,6 +68,8 @@ impl Request {
             (Format::Raw, _) => admission.play_as::<flv::RawMux>(),
             (Format::Flv, true) => admission.play_as::<flv::WsMux>(),
             (Format::Flv, false) => admission.play_as::<flv::Mux>(),
+            (Format::Mp4, true) if self.merged => admission.play_as::<fmp4::MergedWsMux>(),
+            (Format::Mp4, false) if self.merged => admission.play_as::<fmp4::MergedMux>(),
             (Format::Mp4, true) => admission.play_as::<fmp4::WsMux>(),
             (Format::Mp4, false) => admission.play_as::<fmp4::Mux>(),
         }
@@ -139,7 +109,7 @@ impl Live {
         };
         let upgrade = head.lists("connection", "upgrade") && head.lists("upgrade", "websocket");
         let protocol = request.protocol(upgrade);
-        let sender = Sender::of(&conn, &head);
+        let sender = sender_of(&conn, &head);
         let hello = match (upgrade, head.header("sec-websocket-key")) {
             (false, _) if request.format == Format::Raw => {
                 return answer(conn, &error_response(426, "no-upgrade", RAW_ONLY)).await;

@@ -1,21 +1,23 @@
 //! Fragmented MP4 (ISO 14496-12), as browsers' Media Source Extensions, ffmpeg and HLS read it.
 //!
 //! [`init`] is the part that says what the tracks are; its boxes are mp4-atom's.
-//! [`Mux`] makes a fragment of each frame, once for all viewers. Not here: whole files, editing, encryption.
+//! [`Mux`] makes a fragment of each frame, once for all viewers; [`Gather`] makes one of many. Not here: whole files, editing, encryption.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod codecs;
 mod fragment;
+mod gather;
 mod init;
 mod mux;
 #[cfg(test)]
 mod tests;
 
 pub use codecs::{codecs, mime};
+pub use gather::Gather;
 pub use init::init;
-pub use mux::{Mux, Packer, WsMux};
+pub use mux::{MergedMux, MergedWsMux, Mux, Packer, WsMux};
 
-use culvert_media::{Kind, Track, TrackId, Tracks};
+use culvert_media::{Kind, Track, Tracks};
 
 /// Ticks of a video track's clock per second.
 const VIDEO_HZ: u32 = 90_000;
@@ -49,9 +51,4 @@ fn lines(tracks: &Tracks) -> Vec<Line> {
 /// Whether there is a track that MP4 carries.
 pub fn carries(tracks: &Tracks) -> bool {
     !lines(tracks).is_empty()
-}
-
-/// The line of a track.
-fn line(lines: &[Line], id: TrackId) -> Option<&Line> {
-    lines.iter().find(|line| line.track.id == id)
 }

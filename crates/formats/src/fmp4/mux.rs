@@ -1,42 +1,49 @@
-//! Frames to fragments for HTTP and WebSocket viewers: one frame a fragment, made once for all.
+//! Frames to fragments for HTTP and WebSocket viewers, made once for all.
 
 use bytes::Bytes;
-use culvert_media::codec::{aac, opus};
-use culvert_media::{Chunk, Codec, Frame, Time, Tracks};
+use culvert_media::{Chunk, Frame, Time, Tracks};
 
-use super::fragment::{self, Sample};
-use super::{Line, init, line, lines, mime};
+use super::gather::Gather;
+use super::{init, mime};
 use crate::flv::message_head;
 
 /// Fragmented MP4 as a plain byte stream.
-pub type Mux = Packer<false>;
+pub type Mux = Packer<false, false>;
 /// The same over WebSocket: a text message with the MIME type, then the initialisation segment and each fragment in a binary message of
 /// its own, already framed.
-pub type WsMux = Packer<true>;
+pub type WsMux = Packer<true, false>;
+/// [`Mux`] with fragments of 50 ms or more.
+pub type MergedMux = Packer<false, true>;
+/// [`WsMux`] with fragments of 50 ms or more.
+pub type MergedWsMux = Packer<true, true>;
 
-/// Both packagings; use [`Mux`] or [`WsMux`].
+/// All these packagings; use [`Mux`], [`WsMux`], [`MergedMux`] or [`MergedWsMux`].
 #[derive(Debug)]
-pub struct Packer<const WS: bool> {
-    lines: Vec<Line>,
+pub struct Packer<const WS: bool, const MERGED: bool> {
+    gather: Gather,
     /// Made when the tracks change, and the same bytes for all viewers.
     header: Bytes,
-    sequence: u32,
-    /// Of each line: the last decoding time in ticks, and how long the last sample was.
-    last: Vec<Option<(u64, u32)>>,
-    /// Of the latest frame.
+    /// Of the first frame that is gathered, or of the latest.
     time: Time,
+    /// A viewer can begin at what is gathered.
+    entry: bool,
 }
 
-/// Longest sample that is told: a source that pauses shows its last picture for so long, and no player has to believe more.
-const LONGEST: Time = Time::from_millis(10_000);
+/// What merged fragments hold at least, of the stream's time: as much less overhead as players notice, and no more delay than two frames.
+const MERGED_SPAN: Time = Time::from_millis(50);
+/// Where sound goes on without pictures, it does not wait for them longer.
+const MERGED_WITHOUT_LEADER: Time = Time::from_millis(200);
 
-impl<const WS: bool> culvert_media::Mux for Packer<WS> {
-    const NAME: &'static str = if WS { "ws-mp4" } else { "mp4" };
+impl<const WS: bool, const MERGED: bool> culvert_media::Mux for Packer<WS, MERGED> {
+    const NAME: &'static str = match (WS, MERGED) {
+        (true, false) => "ws-mp4",
+        (false, false) => "mp4",
+        (true, true) => "ws-mp4-50ms",
+        (false, true) => "mp4-50ms",
+    };
 
     fn new(tracks: &Tracks) -> Self {
-        let lines = lines(tracks);
-        let last = vec![None; lines.len()];
-        Packer { lines, header: header::<WS>(tracks), sequence: 0, last, time: Time::ZERO }
+        Packer { gather: Gather::new(tracks), header: header::<WS>(tracks), time: Time::ZERO, entry: false }
     }
 
     fn header(&self) -> Bytes {
@@ -48,55 +55,50 @@ impl<const WS: bool> culvert_media::Mux for Packer<WS> {
     }
 
     fn set_tracks(&mut self, tracks: &Tracks, out: &mut Vec<Chunk>) {
-        let new = lines(tracks);
-        if new == self.lines {
+        if self.gather.suits(tracks) {
             return;
         }
-        (self.last, self.lines, self.header) = (vec![None; new.len()], new, header::<WS>(tracks));
+        self.give(None, out);
+        (self.gather, self.header) = (Gather::new(tracks), header::<WS>(tracks));
         out.push(Chunk { data: self.header.clone(), entry: false, time: self.time });
     }
 
     fn push(&mut self, frame: &Frame, out: &mut Vec<Chunk>) {
-        let Some(at) = self.lines.iter().position(|line| line.track.id == frame.track) else { return };
-        let Some(line) = line(&self.lines, frame.track) else { return };
-        self.time = frame.dts;
-        let ticks = |time: Time| u64::try_from(time.to_ticks(line.clock_hz)).unwrap_or(0);
-        let decode_time = ticks(frame.dts);
-        // Never before the decoding (`Frame::pts`), and no reordering is so deep that 32 bits do not tell it.
-        let composition = i32::try_from(ticks(frame.pts).saturating_sub(decode_time)).unwrap_or(i32::MAX);
-        let duration = match self.last.get(at).copied().flatten() {
-            // As long as the one before: when the next comes is not known yet.
-            Some((before, _)) => {
-                let most = u64::try_from(LONGEST.to_ticks(line.clock_hz)).unwrap_or(0);
-                u32::try_from(decode_time.saturating_sub(before).clamp(1, most)).unwrap_or(1)
-            }
-            None => first_duration(line, frame),
-        };
-        if let Some(last) = self.last.get_mut(at) {
-            *last = Some((decode_time, duration));
+        if !self.gather.carries(frame.track) {
+            return;
         }
-        self.sequence = self.sequence.wrapping_add(1).max(1);
-        let video = line.track.video().is_some();
-        let entry = if video { frame.key } else { self.lines.iter().all(|line| line.track.video().is_none()) };
-        let sample = Sample {
-            track: line.number,
-            sequence: self.sequence,
-            decode_time,
-            duration,
-            composition,
-            key: frame.key,
-            // With pictures that one can begin at is often enough: clocks do not run apart within a group.
-            wall: (video && frame.key).then_some(frame.wall),
-            data: &frame.data,
-        };
-        let mut data = Vec::new();
-        let bytes = fragment::overhead_bytes(&sample) + frame.data.len();
-        data.reserve_exact(bytes + if WS { 10 } else { 0 });
+        // Without pictures one can begin anywhere.
+        let leads = self.gather.leader() == Some(frame.track);
+        let entry = frame.key && leads;
+        let span = if leads { MERGED_SPAN } else { MERGED_WITHOUT_LEADER };
+        // A viewer's first fragment begins with the key frame.
+        if entry && self.gather.has_video() || frame.dts - self.time >= span {
+            self.give(leads.then_some(frame.dts), out);
+        }
+        if self.gather.is_empty() {
+            (self.time, self.entry) = (frame.dts, entry);
+        }
+        self.gather.push(frame);
+        // A picture waits for no other: what is merged is what comes in the time of the first.
+        if !MERGED {
+            self.give(None, out);
+        }
+    }
+}
+
+impl<const WS: bool, const MERGED: bool> Packer<WS, MERGED> {
+    /// Gives out what is gathered.
+    fn give(&mut self, next: Option<Time>, out: &mut Vec<Chunk>) {
+        if self.gather.is_empty() {
+            return;
+        }
+        let bytes = self.gather.bytes();
+        let mut data = Vec::with_capacity(bytes + if WS { 10 } else { 0 });
         if WS {
             message_head(false, bytes, &mut data);
         }
-        fragment::write(&sample, &mut data);
-        out.push(Chunk { data: data.into(), entry, time: frame.dts });
+        self.gather.write(next, &mut data);
+        out.push(Chunk { data: data.into(), entry: self.entry, time: self.time });
     }
 }
 
@@ -112,19 +114,4 @@ fn header<const WS: bool>(tracks: &Tracks) -> Bytes {
     message_head(false, init.len(), &mut out);
     out.extend_from_slice(&init);
     out.into()
-}
-
-/// How long a track's first frame is, by what its codec or configuration says.
-fn first_duration(line: &Line, frame: &Frame) -> u32 {
-    let ticks = match line.track.codec {
-        Codec::Aac => aac::Config::parse(&line.track.config).map_or(1024, |config| config.samples_per_frame.into()),
-        Codec::Opus => opus::packet_duration(&frame.data).map_or(960, |time| time.to_ticks(line.clock_hz)),
-        // ISO 11172-3: of layer III.
-        Codec::Mp3 => 1152,
-        Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::G711A | Codec::G711U => {
-            let fps = line.track.video().and_then(|video| video.fps).filter(|fps| *fps >= 1.0).unwrap_or(25.0);
-            (f64::from(line.clock_hz) / fps) as i64
-        }
-    };
-    u32::try_from(ticks).unwrap_or(1).max(1)
 }

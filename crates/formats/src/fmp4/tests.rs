@@ -189,3 +189,37 @@ fn by_websocket_the_mime_type_comes_first_and_each_fragment_is_a_message() {
     assert_eq!(out[0].data[..2], [0x82, 104 + 8 + 5]);
     assert_eq!(&out[0].data[6..10], b"moof");
 }
+
+#[test]
+fn merged_fragments_begin_at_key_frames_and_lose_nothing() {
+    let (mut mux, mut out) = (MergedMux::new(&h264_aac()), Vec::new());
+    let mut pushed = 0;
+    for i in 0..50 {
+        mux.push(&frame(VIDEO, i * 40, i * 40, i % 25 == 0), &mut out);
+        mux.push(&frame(AUDIO, i * 40 + 5, i * 40 + 5, true), &mut out);
+        pushed += 2;
+    }
+    let samples = |chunk: &Chunk| -> Vec<(u32, usize)> {
+        let moof = boxes(&chunk.data)
+            .into_iter()
+            .find_map(|found| if let Any::Moof(moof) = found { Some(moof) } else { None });
+        moof.unwrap().traf.iter().map(|traf| (traf.tfhd.track_id, traf.trun[0].samples.len())).collect()
+    };
+    // Two pictures and their sound in each but the one before a key frame.
+    assert_eq!(samples(&out[0]), [(1, 2), (2, 2)]);
+    assert_eq!(out.iter().filter(|chunk| chunk.entry).map(|chunk| chunk.time.millis()).collect::<Vec<_>>(), [0, 1000]);
+    let all: usize = out.iter().flat_map(|chunk| samples(chunk)).map(|(_, samples)| samples).sum();
+    // The last ones wait for what ends them.
+    assert!(pushed - all <= 4 && all < pushed, "{all} of {pushed}");
+    assert_eq!(out.len(), 25);
+    // Pictures that stop do not keep the sound.
+    let before = out.len();
+    for i in 0..50 {
+        mux.push(&frame(AUDIO, 2000 + i * 20, 2000 + i * 20, true), &mut out);
+    }
+    assert!(out.len() - before >= 4, "{}", out.len() - before);
+    // A change gives out what was gathered before it.
+    mux.set_tracks(&Tracks::new(vec![h264_aac().video().unwrap().clone()]), &mut out);
+    let last = out.len() - 2;
+    assert_eq!(samples(&out[last]).first().map(|(track, _)| *track), Some(2));
+}

@@ -7,8 +7,7 @@ use axum::extract::{FromRef, FromRequestParts};
 use axum::http::Version;
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN, REFERER};
 use axum::http::request::Parts;
-use culvert_hub::{Credentials, FORWARDED, site};
-use culvert_live::Remote;
+use culvert_hub::{Credentials, FORWARDED, Remote, site};
 
 use super::Problem;
 use crate::auth::{Action, Guard, Identity, Resource, Shown};

@@ -8,9 +8,8 @@ use axum::extract::{Extension, FromRef, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use culvert_cascade::{Destination, catalogue, serve_relay};
-use culvert_hub::{Ask, Gate, parameter};
+use culvert_hub::{Ask, Gate, Remote, parameter};
 use culvert_link::News;
-use culvert_live::Remote;
 use culvert_media::StreamName;
 
 use super::Cascade;

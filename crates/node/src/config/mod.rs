@@ -6,6 +6,7 @@
 mod auth;
 mod cascade;
 mod glob;
+mod hls;
 mod identity;
 mod kept;
 mod limits;
@@ -29,6 +30,7 @@ pub use self::cascade::{
     Secret, TargetName, TargetUrl, Upper, UpperUrl, Uppers,
 };
 pub use self::glob::Glob;
+pub use self::hls::Hls;
 pub use self::identity::{AdminToken, IdentityError, NodeIdentity};
 pub(crate) use self::kept::keep as keep_file;
 pub use self::limits::{GopCache, Limits};
@@ -73,6 +75,9 @@ pub struct Config {
     /// RTSP's own ports.
     #[serde(deserialize_with = "or_default")]
     pub rtsp: Rtsp,
+    /// How streams are cut for HLS.
+    #[serde(deserialize_with = "or_default")]
+    pub hls: Hls,
     /// How much of everything.
     #[serde(deserialize_with = "or_default")]
     pub limits: Limits,
@@ -99,6 +104,7 @@ impl Default for Config {
             push: Push::default(),
             rtmp: Rtmp::default(),
             rtsp: Rtsp::default(),
+            hls: Hls::default(),
             limits: Limits::default(),
             fan_out: FanOut::default(),
             log: Log::default(),

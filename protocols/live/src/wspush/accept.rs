@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Request as HttpRequest};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use culvert_hub::{Action, Publisher, Refusal};
+use culvert_hub::{Action, Publisher, Refusal, Remote, Sender};
 use culvert_net::Conn;
 use culvert_net::http1::Head;
 use culvert_net::ws;
@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use super::receive::{FIRST_MEDIA, receive};
 use super::{PROTOCOL, TargetError, claims};
-use crate::library::{self, Remote, text};
-use crate::server::{self, Live, Sender};
+use crate::library::{self, text};
+use crate::server::{self, Live};
 
 /// What a request shows, whoever parsed it.
 struct Request<'a> {
@@ -93,7 +93,7 @@ impl Live {
     pub(crate) async fn serve_push(&self, mut conn: Conn, head: &Head) {
         let request = Request {
             target: &head.target,
-            sender: Sender::of(&conn, head),
+            sender: server::sender_of(&conn, head),
             upgrade: head.lists("connection", "upgrade") && head.lists("upgrade", "websocket"),
             key: head.header("sec-websocket-key").filter(|_| head.header("sec-websocket-version") == Some("13")),
             ours: head.lists("sec-websocket-protocol", PROTOCOL),
@@ -144,7 +144,7 @@ impl Live {
         let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
         let request = Request {
             target,
-            sender: Sender::of_http(&remote, &http),
+            sender: library::sender_of(&remote, &http),
             upgrade: text(headers, header::UPGRADE).is_some_and(|u| u.eq_ignore_ascii_case("websocket")),
             key: text(headers, header::SEC_WEBSOCKET_KEY).filter(|_| version == Some("13")),
             ours: offered.flat_map(|value| value.split(',')).any(|item| item.trim() == PROTOCOL),

@@ -1,0 +1,280 @@
+//! Requests and their answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request as HttpRequest};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use bytes::Bytes;
+use culvert_hub::{Action, Gate, Remote, Sender};
+use culvert_media::{StreamName, Time};
+use culvert_net::http1::{PROBLEM_TYPE, problem};
+use http::request::Parts;
+use http::{Method, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
+
+use crate::body::Pieces;
+use crate::channel::{Channel, Seat, State};
+use crate::playlist::{Variant, multivariant};
+use crate::request::{Directives, Request, What, claims, media_uri};
+use crate::viewers::{No, Viewers};
+use crate::window::{Settings, Window};
+
+/// The word for HLS in lists, rules and figures.
+const PROTOCOL: &str = "hls";
+/// RFC 8216 4, RFC 8216bis 10.
+const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
+/// How long a player waits for the first segment to be complete: longer than any segment.
+const FIRST: Duration = Duration::from_secs(14);
+/// How long a request for something that is to come waits, in target durations (bis 6.2.5.2).
+const BLOCK: u32 = 3;
+/// A player may ask for parts that come within three part durations, or three parts where they are long (bis 6.2.5.2).
+const AHEAD_PARTS: i64 = 3;
+
+/// HLS of all streams. Cheap to clone.
+#[derive(Clone)]
+pub struct Hls {
+    viewers: Viewers,
+}
+
+/// What goes wrong, with what to tell: status, a stable word, a sentence.
+struct Fault(u16, &'static str, String);
+
+impl From<No> for Fault {
+    fn from(no: No) -> Fault {
+        match no {
+            No::Refused(refusal) => Fault(refusal.status(), refusal.kind(), refusal.to_string()),
+            No::Unsuited => {
+                let what = "no track of this stream can be in MP4; play it as .flv or by rtsp://";
+                Fault(406, "no-track", what.into())
+            }
+            No::Unknown => {
+                let what = "there is no such session, or it was forgotten; open the stream's .m3u8 again";
+                Fault(404, "no-session", what.into())
+            }
+            No::Closed => Fault(403, "closed", "this session was closed by who runs this node".into()),
+        }
+    }
+}
+
+impl Hls {
+    /// Viewers come in by this gate.
+    pub fn new(gate: Gate, settings: Settings) -> Hls {
+        Hls { viewers: Viewers::new(gate, settings) }
+    }
+
+    /// Answers our URLs and passes on what is none of them. Requests carry a [`Remote`].
+    pub fn in_front_of(&self, router: Router) -> Router {
+        router.layer(middleware::from_fn(hls_or)).layer(Extension(self.clone()))
+    }
+
+    /// How many streams are in HLS now, and how many bytes are kept for that.
+    pub fn kept(&self) -> (usize, usize) {
+        self.viewers.kept()
+    }
+
+    async fn answer(&self, request: Request, remote: &Remote, http: &Parts) -> Result<Response, Fault> {
+        match request {
+            Request::Begin(stream, up) => self.begin(stream, &up, remote, http).await,
+            Request::Of(stream, sid, what) => {
+                let seat = self.viewers.of(sid, &stream).await?;
+                let response = match what {
+                    What::Playlist => media(&seat, http.uri.query().unwrap_or_default()).await,
+                    What::Map(_) | What::Segment(_) | What::Part(..) => fetch(&seat, what).await,
+                };
+                self.viewers.touch(sid);
+                response
+            }
+        }
+    }
+
+    async fn begin(&self, stream: StreamName, up: &str, remote: &Remote, http: &Parts) -> Result<Response, Fault> {
+        let sender = Sender::of_http(remote, &http.headers, &http.uri, http.version);
+        let ask = sender.ask(Action::Play, &stream, http.uri.query().unwrap_or_default(), PROTOCOL);
+        let (sid, seat) = self.viewers.begin(ask).await?;
+        let info = self.viewers.gate().hub().info(&stream);
+        let (bits_per_second, fps, tracks) =
+            info.map_or((0, 0.0, Vec::new()), |info| (info.bits_per_second, info.fps, info.tracks));
+        let text = multivariant(Variant {
+            tracks: &culvert_media::Tracks::new(tracks),
+            // The peak is not known before the stream is over; what is measured over seconds, and a half, is seldom passed.
+            bits_per_second: (bits_per_second + bits_per_second / 2).max(1),
+            fps,
+            uri: &media_uri(&stream, up, sid),
+        });
+        count(&seat, text.len() as u64, None);
+        Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::once(Bytes::from(text)))))
+    }
+}
+
+async fn hls_or(Extension(hls): Extension<Hls>, http: HttpRequest, next: Next) -> Response {
+    let (path, remote) = (http.uri().path(), http.extensions().get::<Remote>().cloned());
+    let (Some(claimed), Some(remote)) = (claims(path), remote) else { return next.run(http).await };
+    let answer = match (claimed, http.method()) {
+        (_, &Method::OPTIONS) => return preflight(),
+        (_, method) if !matches!(*method, Method::GET | Method::HEAD) => {
+            Err(Fault(405, "method", "playlists and segments are read with GET".into()))
+        }
+        (Err(why), _) => {
+            hls.viewers.gate().hub().figures().count_fault(PROTOCOL, "bad-name");
+            Err(Fault(400, "bad-name", why.to_string()))
+        }
+        (Ok(request), _) => hls.answer(request, &remote, &http.into_parts().0).await,
+    };
+    answer.unwrap_or_else(error)
+}
+
+/// The media playlist, as soon as it has what is waited for.
+async fn media(seat: &Arc<Seat>, query: &str) -> Result<Response, Fault> {
+    let directives = Directives::parse(query).map_err(|why| Fault(400, "bad-directive", why))?;
+    let ready = |state: &mut State| match directives.wait_for {
+        // What was never complete is over.
+        _ if state.window.is_ended() => Some(state.playlist(directives.skip).ok_or_else(gone)),
+        Some((number, part)) if state.window.target().is_some() => match progress(&state.window, number, part) {
+            Progress::There => state.playlist(directives.skip).map(Ok),
+            Progress::Coming => None,
+            Progress::TooFar => Some(Err(too_far(&state.window, number))),
+        },
+        _ => state.playlist(directives.skip).map(Ok),
+    };
+    let text = when(&seat.channel, ready).await.ok_or_else(late)??;
+    let end = seat.channel.lock().window.end_time();
+    count(seat, text.len() as u64, Some(end));
+    Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::once(text))))
+}
+
+/// A segment, a part, an initialisation segment. Of parts, the next one is waited for: it is what the playlist hints at.
+async fn fetch(seat: &Arc<Seat>, what: What) -> Result<Response, Fault> {
+    let found = |state: &mut State| {
+        let window = &state.window;
+        let found = match what {
+            What::Map(number) => window.map(number).map(|map| (Pieces::new(std::iter::once(map)), None)),
+            What::Segment(number) => window.segment(number).map(|segment| {
+                let pieces = Pieces::new(segment.parts.iter().map(|part| part.data.clone()));
+                (pieces, Some(segment.begin + segment.duration))
+            }),
+            What::Part(number, part) => window
+                .part(number, part)
+                .map(|part| (Pieces::new(std::iter::once(part.data.clone())), Some(window.end_time()))),
+            What::Playlist => None,
+        };
+        let hinted = matches!(what, What::Part(number, part) if window.edge() == (number, part));
+        match found {
+            Some(found) => Some(Ok(found)),
+            None if hinted && !window.is_ended() => None,
+            None => Some(Err(gone())),
+        }
+    };
+    let (body, end) = when(&seat.channel, found).await.ok_or_else(late)??;
+    count(seat, body.bytes(), end);
+    let audio_only = seat.channel.lock().window.is_audio_only();
+    Ok(ok(if audio_only { "audio/mp4" } else { "video/mp4" }, body))
+}
+
+enum Progress {
+    There,
+    Coming,
+    TooFar,
+}
+
+/// Whether a playlist has this segment, or this part of it.
+fn progress(window: &Window, number: u64, part: Option<usize>) -> Progress {
+    let (open, parts) = window.edge();
+    let ahead =
+        (Time::from_millis(1000 * AHEAD_PARTS).micros() / window.part_target().micros().max(1)).max(AHEAD_PARTS);
+    let ahead = usize::try_from(ahead).unwrap_or(usize::MAX);
+    let (number, part) = match part {
+        // More parts than a complete segment has: the first of the next is meant (bis 6.2.5.2).
+        Some(part) if number < open && window.part(number, part).is_none() => (number + 1, Some(0)),
+        other => (number, other),
+    };
+    let far = match part {
+        Some(part) => number > open + 1 || number == open + 1 && part > ahead || number == open && part > parts + ahead,
+        // Of complete segments, two beyond the last one.
+        None => number > open + 1,
+    };
+    let there = number < open || number == open && part.is_some_and(|part| part < parts);
+    match (there, far) {
+        (true, _) => Progress::There,
+        (false, true) => Progress::TooFar,
+        (false, false) => Progress::Coming,
+    }
+}
+
+/// Waits for the window to have something. None: it took too long.
+async fn when<T>(channel: &Arc<Channel>, mut ready: impl FnMut(&mut State) -> Option<T>) -> Option<T> {
+    let begun = Instant::now();
+    loop {
+        let changed = channel.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        let patience = {
+            let mut state = channel.lock();
+            if let Some(found) = ready(&mut state) {
+                return Some(found);
+            }
+            state.window.target().map_or(FIRST, |target| Duration::from_micros(target.micros().unsigned_abs()) * BLOCK)
+        };
+        timeout_at(begun + patience, changed).await.ok()?;
+    }
+}
+
+/// Counts what a viewer is given.
+fn count(seat: &Seat, bytes: u64, end: Option<Time>) {
+    let figures = seat.session.figures();
+    figures.count(bytes, 1);
+    if let Some(end) = end {
+        figures.set_sent(end);
+    }
+}
+
+fn gone() -> Fault {
+    Fault(404, "gone", "this is not in the playlist; read the playlist again".into())
+}
+
+fn too_far(window: &Window, number: u64) -> Fault {
+    let next = window.next_number();
+    Fault(400, "too-far", format!("_HLS_msn={number} is too far ahead: segment {next} is being made"))
+}
+
+fn late() -> Fault {
+    let what =
+        "nothing has come of this stream for too long; it has no key frame yet, or its publisher pauses. Try again";
+    Fault(503, "late", what.into())
+}
+
+fn ok(kind: &'static str, body: Pieces) -> Response {
+    let response = Response::builder()
+        .header(header::CONTENT_TYPE, kind)
+        .header(header::CACHE_CONTROL, "no-store")
+        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+    response.body(Body::new(body)).expect("constant headers are valid")
+}
+
+fn preflight() -> Response {
+    let response = Response::builder()
+        .status(StatusCode::NO_CONTENT)
+        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
+        .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS")
+        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Range")
+        .header(header::ACCESS_CONTROL_MAX_AGE, "86400");
+    response.body(Body::empty()).expect("constant headers are valid")
+}
+
+fn error(Fault(status, kind, detail): Fault) -> Response {
+    let mut response = Response::builder()
+        .status(status)
+        .header(header::CONTENT_TYPE, PROBLEM_TYPE)
+        .header(header::CACHE_CONTROL, "no-store")
+        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+    match status {
+        401 => response = response.header(header::WWW_AUTHENTICATE, "Basic realm=\"culvert\""),
+        405 => response = response.header(header::ALLOW, "GET, HEAD, OPTIONS"),
+        503 => response = response.header(header::RETRY_AFTER, "1"),
+        _ => {}
+    }
+    response.body(Body::from(problem(status, kind, &detail))).expect("constant headers are valid")
+}
