@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use culvert_hub::Identity;
 use culvert_media::Time;
 use culvert_tests::ffmpeg::{Media, installed, skipped};
-use culvert_tests::media::{Script, into_hub, recorded};
+use culvert_tests::media::{Script, drive, into_hub, publisher, recorded};
 use culvert_tests::wait::within;
 use culvert_tests::{Ffmpeg, TestNode};
 use serde_json::Value;
@@ -101,10 +102,13 @@ async fn chromium_plays_on_by_hls_over_a_change_and_another_publisher() {
     node.until_live("live/a").await;
     let again = async {
         publishing.await.unwrap();
-        into_hub(&node, "live/a", Script::clip(|_, frame| Some(frame)))
+        drive(publisher(&node, "live/a", Identity::anonymous()), Script::clip(|_, frame| Some(frame))).await;
     };
     let url = node.url("http", "/play/live/a.m3u8");
-    let (played, _publishing) = tokio::join!(browse(test, "hls.mjs", &node, url), again);
+    let played = tokio::select! {
+        played = browse(test, "hls.mjs", &node, url) => played,
+        () = again => panic!("the clip has no end"),
+    };
     let Some(played) = played else { return };
     assert_eq!(played["fatal"], Value::Array(vec![]), "{played}");
     assert!(played["discontinuities"].as_u64().unwrap() >= 1, "{played}");

@@ -204,6 +204,11 @@ impl Gate {
         self.note(ask, publish.await)
     }
 
+    /// Asks whether it may, and no more: for what is played elsewhere.
+    pub async fn may(&self, ask: &Ask) -> Result<Grant, Refusal> {
+        self.note(ask, self.policy.admit(ask).await)
+    }
+
     /// Asks to play. Waits, within bounds, for a stream that is about to start, that can be started on demand, or
     /// for which the policy lets viewers wait.
     pub async fn play(&self, ask: &Ask) -> Result<Admission, Refusal> {

@@ -8,6 +8,7 @@ use culvert_hls::Hls;
 use culvert_hub::{Action, Hub};
 use culvert_link::State;
 use culvert_rtsp::Udp;
+use culvert_snapshot::Snapshots;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -26,23 +27,19 @@ struct Figures {
     hub: HubHandle,
     door: Arc<DoorFigures>,
     cascade: CascadeHandle,
-    hls: HlsHandle,
-    udp: Option<UdpHandle>,
+    made: Made,
 }
 
-struct UdpHandle(Udp);
-
-impl fmt::Debug for UdpHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("udp")
-    }
+/// What is made of streams for some protocols, and what is lost of others.
+pub(crate) struct Made {
+    pub(crate) hls: Hls,
+    pub(crate) snapshots: Snapshots,
+    pub(crate) udp: Option<Udp>,
 }
 
-struct HlsHandle(Hls);
-
-impl fmt::Debug for HlsHandle {
+impl fmt::Debug for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("hls")
+        f.write_str("made")
     }
 }
 
@@ -64,14 +61,13 @@ impl fmt::Debug for HubHandle {
 
 impl Metrics {
     /// The figures of this hub and this door.
-    pub fn new(hub: Hub, door: Arc<DoorFigures>, cascade: Cascade, hls: Hls, udp: Option<Udp>) -> Metrics {
+    pub(crate) fn new(hub: Hub, door: Arc<DoorFigures>, cascade: Cascade, made: Made) -> Metrics {
         let mut registry = Registry::with_prefix("culvert");
         registry.register_collector(Box::new(Figures {
             hub: HubHandle(hub),
             door,
             cascade: CascadeHandle(cascade),
-            hls: HlsHandle(hls),
-            udp: udp.map(UdpHandle),
+            made,
         }));
         Metrics(registry)
     }
@@ -152,11 +148,14 @@ impl Collector for Figures {
 
         self.encode_links(encoder)?;
 
-        let (streams, bytes) = self.hls.0.kept();
+        let (streams, bytes) = self.made.hls.kept();
         let help = "Streams that are cut for HLS now";
         family(encoder, ("hls_streams", help, Gauge), [(vec![], ConstGauge::new(streams as i64))])?;
         let help = "Bytes of segments that are kept for HLS";
         family(encoder, ("hls_bytes", help, Gauge), [(vec![], ConstGauge::new(bytes as i64))])?;
+
+        let rows = self.made.snapshots.counts().map(|(what, n)| (vec![("what", what)], ConstCounter::new(n)));
+        family(encoder, ("snapshots", "Pictures that were made, given once more, and not made", Counter), rows)?;
 
         let refusals = self.hub.0.figures().refusals();
         let rows = refusals.iter().map(|(a, why, n)| (vec![("action", *a), ("why", *why)], ConstCounter::new(*n)));
@@ -164,7 +163,7 @@ impl Collector for Figures {
         let faults = self.hub.0.figures().faults();
         let rows = faults.iter().map(|(p, what, n)| (vec![("protocol", *p), ("what", *what)], ConstCounter::new(*n)));
         family(encoder, ("peer_faults", "What peers did wrong", Counter), rows)?;
-        if let Some(UdpHandle(udp)) = &self.udp {
+        if let Some(udp) = &self.made.udp {
             let (unknown, overrun) = udp.dropped();
             let rows = [("unknown_sender", unknown), ("overrun", overrun)];
             let rows = rows.map(|(why, n)| (vec![("why", why)], ConstCounter::new(n)));

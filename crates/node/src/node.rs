@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use culvert_hub::{Class, Gate, Hub, HubLimits, Pace, RingLimits};
 use culvert_net::{listen, tls};
+use culvert_snapshot::Snapshots;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -19,7 +20,7 @@ use crate::cascade::{self, Cascade, Demands, Old};
 use crate::config::{Config, FanOutClass, NodeIdentity, Tls};
 use crate::door::{Door, DoorFigures, DoorLimits};
 use crate::http::Http;
-use crate::metrics::Metrics;
+use crate::metrics::{Made, Metrics};
 use crate::pages;
 use crate::protocols::{Protocols, rtsp_udp};
 use crate::relays::{Pulls, Pushes, Routes, Saved};
@@ -82,8 +83,15 @@ impl Node {
             cascade: cascade.clone(),
             config: shown,
         };
-        let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone(), protocols.hls.clone(), udp);
-        let router = protocols.live.router().merge(api::router(api)).merge(cascade.router(gate.clone()));
+        let snapshots = Snapshots::new(gate.clone(), Arc::new(cascade.clone()), cores());
+        let made = Made { hls: protocols.hls.clone(), snapshots: snapshots.clone(), udp };
+        let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone(), made);
+        let router = protocols
+            .live
+            .router()
+            .merge(snapshots.router())
+            .merge(api::router(api))
+            .merge(cascade.router(gate.clone()));
         let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));
         let old = Old::new(&cascade, &hub, &pulls, &pushes, &saved, (&identity.cid, &config.node.data_dir));
         let router = protocols.hls.in_front_of(router);
@@ -172,6 +180,11 @@ fn hub_limits(config: &Config) -> HubLimits {
 /// How many files and sockets this process may have open.
 fn descriptors() -> usize {
     rlimit::Resource::NOFILE.get_soft().map_or(1024, |soft| usize::try_from(soft).unwrap_or(usize::MAX))
+}
+
+/// Pictures that may be made at once: half of the cores, for the other half has viewers.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 fn pace(config: &Config) -> Pace {

@@ -208,7 +208,7 @@ fn merged_fragments_begin_at_key_frames_and_lose_nothing() {
     // Two pictures and their sound in each but the one before a key frame.
     assert_eq!(samples(&out[0]), [(1, 2), (2, 2)]);
     assert_eq!(out.iter().filter(|chunk| chunk.entry).map(|chunk| chunk.time.millis()).collect::<Vec<_>>(), [0, 1000]);
-    let all: usize = out.iter().flat_map(|chunk| samples(chunk)).map(|(_, samples)| samples).sum();
+    let all: usize = out.iter().flat_map(samples).map(|(_, samples)| samples).sum();
     // The last ones wait for what ends them.
     assert!(pushed - all <= 4 && all < pushed, "{all} of {pushed}");
     assert_eq!(out.len(), 25);

@@ -160,6 +160,10 @@ pub struct Sps {
     pub bit_depth_chroma: u8,
     /// Pictures may be fields.
     pub interlaced: bool,
+    /// Width in pixels before cropping: what a decoder needs memory for.
+    pub coded_width: u32,
+    /// Height in pixels before cropping.
+    pub coded_height: u32,
     /// Visible width in pixels.
     pub width: u32,
     /// Visible height in pixels, of the whole frame.
@@ -169,6 +173,8 @@ pub struct Sps {
     /// Most pictures that may be shown before one that is decoded earlier (max_num_reorder_frames), where that is said or follows
     /// from the rest.
     pub reordering: Option<u8>,
+    /// How its samples mean colours.
+    pub colour: Colour,
 }
 
 impl Sps {
@@ -211,8 +217,9 @@ impl Sps {
             visible_width = crop(width, bits.ue()?, bits.ue()?, unit_x)?;
             visible_height = crop(height, bits.ue()?, bits.ue()?, unit_y * fields)?;
         }
-        let (mut fps, mut reordering) = (None, None);
+        let (mut fps, mut reordering, mut colour) = (None, None, Colour::default());
         if bits.bit()? {
+            colour = vui_colour(&mut bits)?;
             fps = vui_fps(&mut bits)?;
             // What is behind the timing may be cut or broken without harm.
             reordering = vui_reordering(&mut bits).ok().flatten();
@@ -230,10 +237,13 @@ impl Sps {
             bit_depth_luma: chroma.depth_luma,
             bit_depth_chroma: chroma.depth_chroma,
             interlaced: !frame_mbs_only,
+            coded_width: width,
+            coded_height: height,
             width: visible_width,
             height: visible_height,
             fps,
             reordering,
+            colour,
         })
     }
 }
@@ -309,9 +319,8 @@ fn skip_order_count(bits: &mut Reader<'_>) -> Result<u32, CodecError> {
     Ok(kind)
 }
 
-/// H.264 E.1.1, up to the timing information.
+/// H.264 E.1.1, the timing information.
 fn vui_fps(bits: &mut Reader<'_>) -> Result<Option<f64>, CodecError> {
-    skip_vui_colour(bits)?;
     if !bits.bit()? {
         return Ok(None);
     }
@@ -353,8 +362,24 @@ fn skip_hrd(bits: &mut Reader<'_>) -> Result<bool, CodecError> {
     Ok(true)
 }
 
+/// How the samples of a picture mean colours, as H.264 E.2.1 and H.265 E.3.1 have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Colour {
+    /// Samples go from 0 to 255 (of 8 bits), not from 16 to 235 and 240.
+    pub full_range: bool,
+    /// matrix_coefficients: 1 BT.709, 5 and 6 BT.601, 9 BT.2020; 2 where it is not said.
+    pub matrix: u8,
+}
+
+impl Default for Colour {
+    fn default() -> Colour {
+        Colour { full_range: false, matrix: 2 }
+    }
+}
+
 /// The part of the VUI that H.264 and H.265 have in common: aspect ratio, overscan, colours, chroma location.
-pub(super) fn skip_vui_colour(bits: &mut Reader<'_>) -> Result<(), CodecError> {
+pub(super) fn vui_colour(bits: &mut Reader<'_>) -> Result<Colour, CodecError> {
+    let mut colour = Colour::default();
     const EXTENDED_SAR: u8 = 255;
     if bits.bit()? && bits.byte()? == EXTENDED_SAR {
         bits.skip(32)?;
@@ -363,16 +388,18 @@ pub(super) fn skip_vui_colour(bits: &mut Reader<'_>) -> Result<(), CodecError> {
         bits.skip(1)?; // overscan_appropriate_flag
     }
     if bits.bit()? {
-        bits.skip(4)?; // video_format, video_full_range_flag
+        bits.skip(3)?; // video_format
+        colour.full_range = bits.bit()?;
         if bits.bit()? {
-            bits.skip(24)?;
+            bits.skip(16)?; // colour_primaries, transfer_characteristics
+            colour.matrix = bits.byte()?;
         }
     }
     if bits.bit()? {
         bits.ue()?;
         bits.ue()?;
     }
-    Ok(())
+    Ok(colour)
 }
 
 /// Checks a frame: every length true, every NAL unit with its header, and at least one slice in it.

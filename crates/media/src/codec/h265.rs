@@ -7,7 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::bits::Reader;
-use super::h264::{SEI_RECOVERY_POINT, check_sets, length_size, length_size_minus_one, put_unit, skip_vui_colour};
+use super::h264::{Colour, SEI_RECOVERY_POINT, check_sets, length_size, length_size_minus_one, put_unit, vui_colour};
 use super::nal::{self, MAX_UNIT_BYTES};
 use super::{CodecError, FrameInfo, MAX_SIDE, Slices, crop, fps};
 
@@ -200,6 +200,10 @@ pub struct Sps {
     pub bit_depth_luma: u8,
     /// Bits of a chroma sample, 8 to 15.
     pub bit_depth_chroma: u8,
+    /// Width in pixels before cropping: what a decoder needs memory for.
+    pub coded_width: u32,
+    /// Height in pixels before cropping.
+    pub coded_height: u32,
     /// Visible width in pixels.
     pub width: u32,
     /// Visible height in pixels.
@@ -208,6 +212,8 @@ pub struct Sps {
     pub fps: Option<f64>,
     /// Most pictures that may be shown before one that is decoded earlier (sps_max_num_reorder_pics), where that makes sense.
     pub reordering: Option<u8>,
+    /// How its samples mean colours.
+    pub colour: Colour,
 }
 
 impl Sps {
@@ -238,6 +244,7 @@ impl Sps {
         if width == 0 || height == 0 {
             return Err(CodecError::Value { what: "picture size", value: 0 });
         }
+        let (coded_width, coded_height) = (width, height);
         if bits.bit()? {
             // SubWidthC and SubHeightC, table 6-1.
             let (unit_x, unit_y) = match (chroma_format, separate) {
@@ -252,7 +259,8 @@ impl Sps {
         let bit_depth_luma = bits.ue_max("bit_depth_luma_minus8", 7)? as u8 + 8;
         let bit_depth_chroma = bits.ue_max("bit_depth_chroma_minus8", 7)? as u8 + 8;
         let reordering = skip_tools(&mut bits, max_sub_layers_minus1)?;
-        let fps = if bits.bit()? { vui_fps(&mut bits)? } else { None };
+        let (colour, fps) =
+            if bits.bit()? { (vui_colour(&mut bits)?, vui_fps(&mut bits)?) } else { (Colour::default(), None) };
         Ok(Sps {
             id,
             profile,
@@ -261,10 +269,13 @@ impl Sps {
             chroma_format,
             bit_depth_luma,
             bit_depth_chroma,
+            coded_width,
+            coded_height,
             width,
             height,
             fps,
             reordering,
+            colour,
         })
     }
 }
@@ -383,9 +394,8 @@ fn short_term_set(bits: &mut Reader<'_>, index: u32, previous: &[i32]) -> Result
     Ok(before)
 }
 
-/// H.265 E.2.1, up to the timing information.
+/// H.265 E.2.1, from behind the colours up to the timing information.
 fn vui_fps(bits: &mut Reader<'_>) -> Result<Option<f64>, CodecError> {
-    skip_vui_colour(bits)?;
     bits.skip(3)?; // neutral_chroma_indication_flag, field_seq_flag, frame_field_info_present_flag
     if bits.bit()? {
         for _ in 0..4 {

@@ -6,6 +6,7 @@
 mod cameras;
 mod down;
 mod old;
+mod pictures;
 mod register;
 mod routes;
 mod target;

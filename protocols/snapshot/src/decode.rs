@@ -1,0 +1,136 @@
+//! A key frame becomes a picture. Pure, and slow: tens of milliseconds.
+
+use culvert_media::codec::h264::{self, Colour};
+use culvert_media::codec::{h265, nal};
+use culvert_media::{Codec, Track};
+
+use crate::Failure;
+
+/// Most pixels of a picture: 4096 x 4096, above which a decoder takes more than 50 MB.
+const MOST_PIXELS: u64 = 1 << 24;
+/// Table 7-1 of H.264, and of H.265: parameter sets.
+const H264_SETS: std::ops::RangeInclusive<u8> = 7..=8;
+const H265_SETS: std::ops::RangeInclusive<u8> = 32..=34;
+
+/// A picture of 4:2:0 with eight bits a sample; no row is padded.
+#[derive(Clone, Debug)]
+pub(crate) struct Picture {
+    /// In pixels.
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) y: Vec<u8>,
+    /// Half as wide and half as high, rounded up; so is `v`.
+    pub(crate) u: Vec<u8>,
+    pub(crate) v: Vec<u8>,
+    pub(crate) colour: Colour,
+}
+
+impl Picture {
+    /// Columns and rows of `u` and `v`.
+    pub(crate) fn chroma_size(&self) -> (usize, usize) {
+        (self.width.div_ceil(2), self.height.div_ceil(2))
+    }
+}
+
+/// Decodes a key frame of a track.
+pub(crate) fn decode(track: &Track, frame: &[u8]) -> Result<Picture, Failure> {
+    match track.codec {
+        Codec::H264 => decode_h264(&track.config, frame),
+        Codec::H265 => decode_h265(&track.config, frame),
+        Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => {
+            Err(Failure::Codec(track.codec.name()))
+        }
+    }
+}
+
+fn decode_h264(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
+    let config = h264::Config::parse(record).map_err(broken)?;
+    let sps = h264::Sps::parse(config.sps.first().ok_or(Failure::Broken("no SPS".into()))?).map_err(broken)?;
+    within_bounds(sps.coded_width, sps.coded_height)?;
+    let sets = config.sps.iter().chain(&config.pps);
+    let stream = stream(sets.map(|set| &set[..]), frame, |header| H264_SETS.contains(&(header & 0x1f)))?;
+    let picture = rusty_h264::Decoder::new().decode(&stream).map_err(|why| match why {
+        rusty_h264::DecodeError::Unsupported(what) => Failure::Unsupported(what.into()),
+        rusty_h264::DecodeError::Truncated
+        | rusty_h264::DecodeError::MissingParameterSet
+        | rusty_h264::DecodeError::Internal(_) => Failure::Broken(why.to_string()),
+    })?;
+    let picture = picture.ok_or(Failure::Broken("no picture in the key frame".into()))?;
+    let (width, height) = (picture.width, picture.height);
+    checked(Picture { width, height, y: picture.y, u: picture.u, v: picture.v, colour: sps.colour })
+}
+
+fn decode_h265(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
+    let config = h265::Config::parse(record).map_err(broken)?;
+    let sps = h265::Sps::parse(config.sps.first().ok_or(Failure::Broken("no SPS".into()))?).map_err(broken)?;
+    within_bounds(sps.coded_width, sps.coded_height)?;
+    let sets = config.vps.iter().chain(&config.sps).chain(&config.pps);
+    let stream = stream(sets.map(|set| &set[..]), frame, |header| H265_SETS.contains(&(header >> 1 & 0x3f)))?;
+    let refused = |why: rusty_h265::Error| {
+        if let rusty_h265::Error::Unsupported(what) = why {
+            return Failure::Unsupported(what.to_string());
+        }
+        Failure::Broken(why.to_string())
+    };
+    let mut decoder = rusty_h265::Decoder::new();
+    decoder.push_annexb(&stream, None).map_err(refused)?;
+    decoder.flush();
+    let found = decoder.next_frame().map_err(refused)?;
+    let mut planes = Vec::new();
+    found.write_yuv(&mut planes);
+    let depth = found.bit_depth();
+    if depth > 8 {
+        // 16 bits a sample, the least byte first.
+        let eight = |pair: &[u8]| pair.try_into().map_or(0, |pair| (u16::from_le_bytes(pair) >> (depth - 8)) as u8);
+        planes = planes.chunks_exact(2).map(eight).collect();
+    }
+    let (width, height) = (found.width, found.height);
+    let chroma = width.div_ceil(2) * height.div_ceil(2);
+    let mut rest = planes.split_off((width * height).min(planes.len()));
+    let v = rest.split_off(chroma.min(rest.len()));
+    checked(Picture { width, height, y: planes, u: rest, v, colour: sps.colour })
+}
+
+fn broken(why: impl ToString) -> Failure {
+    Failure::Broken(why.to_string())
+}
+
+fn within_bounds(width: u32, height: u32) -> Result<(), Failure> {
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        return Err(Failure::TooLarge(width, height));
+    }
+    Ok(())
+}
+
+/// What a decoder reads: parameter sets of the record, and of the frame all but its own, which could ask for another size.
+fn stream<'a>(
+    sets: impl Iterator<Item = &'a [u8]>,
+    frame: &[u8],
+    is_set: impl Fn(u8) -> bool,
+) -> Result<Vec<u8>, Failure> {
+    let mut out = Vec::with_capacity(frame.len() + 1024);
+    let mut put = |unit: &[u8]| {
+        out.extend_from_slice(&[0, 0, 0, 1]);
+        out.extend_from_slice(unit);
+    };
+    sets.for_each(&mut put);
+    for unit in nal::units(frame) {
+        let unit = unit.map_err(broken)?;
+        if !unit.first().is_some_and(|header| is_set(*header)) {
+            put(unit);
+        }
+    }
+    Ok(out)
+}
+
+/// What the planes say of their sizes is relied upon from here on.
+fn checked(picture: Picture) -> Result<Picture, Failure> {
+    let (columns, rows) = picture.chroma_size();
+    let whole = picture.y.len() >= picture.width * picture.height
+        && picture.u.len() >= columns * rows
+        && picture.v.len() >= columns * rows;
+    if !whole || picture.width == 0 || picture.height == 0 {
+        return Err(Failure::Broken("the picture is not whole".into()));
+    }
+    Ok(picture)
+}

@@ -1,0 +1,204 @@
+//! A picture becomes a JPEG: scaled, in JFIF's colours (BT.601, full range), 4:2:0.
+
+use jpeg_encoder::{Encoder, ImageBuffer, JpegColorType, SamplingFactor};
+
+use crate::Failure;
+use crate::decode::Picture;
+
+/// Of 100: artefacts that are not seen without looking for them.
+const QUALITY: u8 = 80;
+/// Pictures of so many rows and more are BT.709 where they do not say what they are, as browsers and ffmpeg take them.
+const HIGH_DEFINITION_ROWS: usize = 720;
+
+/// The JPEG of a picture that is not wider than `width`.
+pub(crate) fn encode(picture: &Picture, width: Option<usize>) -> Result<Vec<u8>, Failure> {
+    let matrix = match picture.colour.matrix {
+        1 | 9 | 10 => Matrix::Bt709,
+        2 if picture.height >= HIGH_DEFINITION_ROWS => Matrix::Bt709,
+        _ => Matrix::Bt601,
+    };
+    let scaled = width.filter(|width| *width < picture.width).map(|width| scale(picture, width));
+    let picture = scaled.as_ref().unwrap_or(picture);
+    let mut out = Vec::with_capacity(picture.y.len() / 4);
+    let mut encoder = Encoder::new(&mut out, QUALITY);
+    encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
+    let image = Image { picture, colours: Colours::new(matrix, picture.colour.full_range) };
+    encoder.encode_image(image).map_err(|why| Failure::Broken(why.to_string()))?;
+    Ok(out)
+}
+
+/// Each pixel is the mean of those that it stands for.
+fn scale(picture: &Picture, width: usize) -> Picture {
+    let height = (picture.height * width / picture.width).max(1);
+    let (from, to) = (picture.chroma_size(), (width.div_ceil(2), height.div_ceil(2)));
+    Picture {
+        width,
+        height,
+        y: shrink(&picture.y, (picture.width, picture.height), (width, height)),
+        u: shrink(&picture.u, from, to),
+        v: shrink(&picture.v, from, to),
+        colour: picture.colour,
+    }
+}
+
+fn shrink(plane: &[u8], from: (usize, usize), to: (usize, usize)) -> Vec<u8> {
+    let span = |at: usize, from: usize, to: usize| (at * from / to)..(((at + 1) * from).div_ceil(to)).min(from);
+    let mut out = Vec::with_capacity(to.0 * to.1);
+    for row in 0..to.1 {
+        let rows = span(row, from.1, to.1);
+        for column in 0..to.0 {
+            let columns = span(column, from.0, to.0);
+            let count = (rows.len() * columns.len()).max(1);
+            let lines = plane.chunks_exact(from.0).skip(rows.start).take(rows.len());
+            let sum: usize = lines
+                .flat_map(|line| line.get(columns.clone()).unwrap_or_default())
+                .map(|sample| usize::from(*sample))
+                .sum();
+            out.push(((sum + count / 2) / count) as u8);
+        }
+    }
+    out
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Matrix {
+    Bt601,
+    Bt709,
+}
+
+/// From a picture's samples to JFIF's, in 1/65536.
+struct Colours {
+    /// What black is, and what a step of luma counts.
+    black: i32,
+    luma: i32,
+    /// What a step of Cb and Cr counts in Y, Cb and Cr.
+    cb: [i32; 3],
+    cr: [i32; 3],
+}
+
+impl Colours {
+    fn new(matrix: Matrix, full_range: bool) -> Colours {
+        let (black, luma, chroma) = if full_range { (0, 1.0, 1.0) } else { (16, 255.0 / 219.0, 255.0 / 224.0) };
+        // BT.709's differences in those of BT.601 (both as ITU-R has them): Y moves, too.
+        let (cb, cr) = match matrix {
+            Matrix::Bt601 => ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]),
+            Matrix::Bt709 => ([0.101_579, 0.989_854, -0.072_453], [0.196_076, -0.110_653, 0.983_398]),
+        };
+        let fixed = |value: f64| (value * 65_536.0).round() as i32;
+        Colours {
+            black,
+            luma: fixed(luma),
+            cb: cb.map(|part: f64| fixed(part * chroma)),
+            cr: cr.map(|part: f64| fixed(part * chroma)),
+        }
+    }
+}
+
+struct Image<'a> {
+    picture: &'a Picture,
+    colours: Colours,
+}
+
+impl ImageBuffer for Image<'_> {
+    fn get_jpeg_color_type(&self) -> JpegColorType {
+        JpegColorType::Ycbcr
+    }
+
+    // Sides of pictures have 14 bits (`MAX_SIDE` of the parameter sets).
+    fn width(&self) -> u16 {
+        u16::try_from(self.picture.width).unwrap_or(u16::MAX)
+    }
+
+    fn height(&self) -> u16 {
+        u16::try_from(self.picture.height).unwrap_or(u16::MAX)
+    }
+
+    fn fill_buffers(&self, y: u16, buffers: &mut [Vec<u8>; 4]) {
+        const HALF: i32 = 1 << 15;
+        let (row, picture, colours) = (usize::from(y), self.picture, &self.colours);
+        let columns = picture.chroma_size().0;
+        fn line(plane: &[u8], row: usize, width: usize) -> &[u8] {
+            plane.get(row * width..(row + 1) * width).unwrap_or_default()
+        }
+        let luma = line(&picture.y, row, picture.width);
+        let (cbs, crs) = (line(&picture.u, row / 2, columns), line(&picture.v, row / 2, columns));
+        let [out_y, out_cb, out_cr, _] = buffers;
+        for ((pair, cb), cr) in luma.chunks(2).zip(cbs).zip(crs) {
+            let (cb, cr) = (i32::from(*cb) - 128, i32::from(*cr) - 128);
+            let of = |at: usize| colours.cb.get(at).unwrap_or(&0) * cb + colours.cr.get(at).unwrap_or(&0) * cr + HALF;
+            let (more, blue, red) = (of(0), clamp((of(1) >> 16) + 128), clamp((of(2) >> 16) + 128));
+            for sample in pair {
+                out_y.push(clamp(((i32::from(*sample) - colours.black) * colours.luma + more) >> 16));
+                out_cb.push(blue);
+                out_cr.push(red);
+            }
+        }
+    }
+}
+
+fn clamp(value: i32) -> u8 {
+    value.clamp(0, 255) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_media::codec::h264::Colour;
+
+    use super::*;
+
+    /// R, G and B of a colour in these samples, by the matrix's own equations (BT.601-7 2.5, BT.709-6 3).
+    fn samples(matrix: Matrix, full_range: bool, rgb: [f64; 3]) -> [u8; 3] {
+        let (kr, kb) = match matrix {
+            Matrix::Bt601 => (0.299, 0.114),
+            Matrix::Bt709 => (0.2126, 0.0722),
+        };
+        let y = kr * rgb[0] + (1.0 - kr - kb) * rgb[1] + kb * rgb[2];
+        let (cb, cr) = ((rgb[2] - y) / (2.0 * (1.0 - kb)), (rgb[0] - y) / (2.0 * (1.0 - kr)));
+        let (black, luma, chroma) = if full_range { (0.0, 255.0, 255.0) } else { (16.0, 219.0, 224.0) };
+        [black + luma * y, 128.0 + chroma * cb, 128.0 + chroma * cr]
+            .map(|sample| sample.round().clamp(0.0, 255.0) as u8)
+    }
+
+    #[test]
+    fn colours_are_those_of_jfif_whatever_they_were() {
+        for rgb in [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.2, 0.4, 0.9], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]] {
+            let wanted = samples(Matrix::Bt601, true, rgb);
+            for (matrix, full_range) in
+                [(Matrix::Bt601, true), (Matrix::Bt601, false), (Matrix::Bt709, true), (Matrix::Bt709, false)]
+            {
+                let [y, u, v] = samples(matrix, full_range, rgb);
+                let picture =
+                    Picture { width: 2, height: 2, y: vec![y; 4], u: vec![u], v: vec![v], colour: Colour::default() };
+                let image = Image { picture: &picture, colours: Colours::new(matrix, full_range) };
+                let mut buffers = Default::default();
+                image.fill_buffers(1, &mut buffers);
+                let got = [buffers[0][1], buffers[1][1], buffers[2][1]];
+                let off = got.iter().zip(wanted).map(|(a, b)| a.abs_diff(b)).max();
+                assert!(off <= Some(2), "{matrix:?} {full_range} {rgb:?}: {got:?}, not {wanted:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn pictures_shrink_to_the_mean_of_what_they_showed() {
+        let plane: Vec<u8> = (0..12).map(|i| i * 10).collect();
+        assert_eq!(shrink(&plane, (4, 3), (2, 1)), [45, 65]);
+        assert_eq!(shrink(&plane, (4, 3), (4, 3)), plane);
+        let picture = Picture {
+            width: 1000,
+            height: 501,
+            y: vec![100; 501_000],
+            u: vec![128; 500 * 251],
+            v: vec![128; 500 * 251],
+            colour: Colour::default(),
+        };
+        for width in [1, 2, 333, 999] {
+            let small = scale(&picture, width);
+            assert_eq!((small.width, small.height), (width, (501 * width / 1000).max(1)));
+            assert_eq!(small.y.len(), small.width * small.height);
+            assert!(small.y.iter().all(|sample| *sample == 100));
+            let jpeg = encode(&picture, Some(width)).unwrap();
+            assert_eq!(jpeg[..2], [0xff, 0xd8]);
+        }
+    }
+}
