@@ -20,6 +20,8 @@ pub enum BenchCommand {
     Fanout(FanoutArgs),
     /// What viewers that stop reading cost the others and the server.
     Stall(StallArgs),
+    /// What viewers by HLS cost.
+    Hls(HlsArgs),
     /// What links between nodes cost, and what goes through them.
     Link(LinkArgs),
     /// The bare loop of sends that servers are compared with; started by fanout.
@@ -86,6 +88,26 @@ pub struct StallArgs {
     /// How long to wait for the server to close those that do not read.
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub wait: u32,
+    /// JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The program to be measured.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+}
+
+/// `culvert bench hls`.
+#[derive(Args, Debug)]
+pub struct HlsArgs {
+    /// Viewers at once.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub viewers: u32,
+    /// How long to measure, once all have joined and 4 s have passed.
+    #[arg(long, value_name = "S", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// What they play with.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "low-latency,plain")]
+    pub players: Vec<Player>,
     /// JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -174,6 +196,26 @@ pub enum Protocol {
     /// FLV on a TCP connection, without a request: the floor's.
     #[value(skip)]
     Tcp,
+}
+
+/// What a viewer of HLS plays with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Player {
+    /// One that asks for parts, and for playlists that wait for them.
+    LowLatency,
+    /// One that asks for segments.
+    Plain,
+}
+
+impl Player {
+    /// As on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Player::LowLatency => "low-latency",
+            Player::Plain => "plain",
+        }
+    }
 }
 
 /// How a viewer is served.

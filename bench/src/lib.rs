@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod client;
 mod fanout;
 mod floor;
+mod hls;
 mod link;
 mod measure;
 mod probe;
@@ -23,7 +25,8 @@ mod stream;
 mod viewers;
 
 pub use args::{
-    BenchArgs, BenchCommand, Class, FanoutArgs, FloorArgs, LinkArgs, Part, ProgramArgs, Protocol, ServerKind, StallArgs,
+    BenchArgs, BenchCommand, Class, FanoutArgs, FloorArgs, HlsArgs, LinkArgs, Part, Player, ProgramArgs, Protocol,
+    ServerKind, StallArgs,
 };
 
 /// Does what the command line says and prints the figures.
@@ -36,6 +39,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     match args.command {
         BenchCommand::Fanout(args) => fanout::run(&args),
         BenchCommand::Stall(args) => stall::run(&args),
+        BenchCommand::Hls(args) => hls::run(&args),
         BenchCommand::Link(args) => link::run(&args),
         BenchCommand::Floor(args) => floor::run(&args),
     }

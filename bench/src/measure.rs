@@ -244,7 +244,7 @@ fn single_viewers(stage: &Stage) -> Result<Vec<u32>> {
     Ok(micros)
 }
 
-fn percent(cpu: Duration, of: Duration) -> f64 {
+pub(crate) fn percent(cpu: Duration, of: Duration) -> f64 {
     100.0 * cpu.as_secs_f64() / of.as_secs_f64()
 }
 

@@ -106,7 +106,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, In
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::http::Client;
+    use crate::client::Client;
 
     #[tokio::test]
     async fn the_device_echoes_and_streams_and_hangs() {

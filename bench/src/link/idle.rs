@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::figures::{Asked, Report};
-use super::http::until_metric;
 use super::lowers::Lowers;
 use super::nodes::{LINKED, config, runtime};
 use crate::args::Part;
+use crate::client::until_metric;
 use crate::measure::Spread;
 use crate::proc;
 use crate::servers::{SERVER_CORE, SPARE_FILES, Server, free_address};

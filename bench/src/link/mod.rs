@@ -5,7 +5,6 @@
 
 mod device;
 mod figures;
-mod http;
 mod idle;
 mod lowers;
 mod nodes;

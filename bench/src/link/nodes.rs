@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 
-use super::http::until_metric;
+use crate::client::until_metric;
 use crate::servers::{Server, free_address};
 
 /// What says how many lowers are linked.

@@ -15,9 +15,9 @@ use anyhow::{Context, Result, bail};
 use tokio::runtime::Runtime;
 
 use super::figures::{Asked, Report};
-use super::http::until_metric;
 use super::nodes::{runtime, start};
 use crate::args::{Class, Part, Protocol};
+use crate::client::until_metric;
 use crate::measure::Spread;
 use crate::probe::Probe;
 use crate::publisher::Publisher;

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 
 use super::device;
 use super::figures::{Asked, Report};
-use super::http::Client;
 use super::nodes::{runtime, start};
 use crate::args::Part;
+use crate::client::Client;
 use crate::measure::Spread;
 use crate::proc;
 use crate::servers::Server;

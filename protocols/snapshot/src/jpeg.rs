@@ -66,30 +66,34 @@ enum Matrix {
     Bt709,
 }
 
-/// From a picture's samples to JFIF's, in 1/65536.
+/// From a picture's samples to JFIF's: what is added to each, in 1/128 of itself, of Cb and of Cr. 16 bits are enough for that, and
+/// as many samples at once as a processor's vectors hold.
 struct Colours {
-    /// What black is, and what a step of luma counts.
-    black: i32,
-    luma: i32,
-    /// What a step of Cb and Cr counts in Y, Cb and Cr.
-    cb: [i32; 3],
-    cr: [i32; 3],
+    /// Added to all luma.
+    offset: i16,
+    luma: i16,
+    /// What a step of Cb and Cr adds to Y, Cb and Cr.
+    cb: [i16; 3],
+    cr: [i16; 3],
 }
 
 impl Colours {
     fn new(matrix: Matrix, full_range: bool) -> Colours {
-        let (black, luma, chroma) = if full_range { (0, 1.0, 1.0) } else { (16, 255.0 / 219.0, 255.0 / 224.0) };
+        let (black, luma, chroma) = if full_range { (0.0, 1.0, 1.0) } else { (16.0, 255.0 / 219.0, 255.0 / 224.0) };
         // BT.709's differences in those of BT.601 (both as ITU-R has them): Y moves, too.
         let (cb, cr) = match matrix {
             Matrix::Bt601 => ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0]),
             Matrix::Bt709 => ([0.101_579, 0.989_854, -0.072_453], [0.196_076, -0.110_653, 0.983_398]),
         };
-        let fixed = |value: f64| (value * 65_536.0).round() as i32;
+        let fixed = |value: f64| (value * 128.0).round() as i16;
+        let [y_cb, b_cb, r_cb] = cb.map(|part: f64| part * chroma);
+        let [y_cr, b_cr, r_cr] = cr.map(|part: f64| part * chroma);
         Colours {
-            black,
-            luma: fixed(luma),
-            cb: cb.map(|part: f64| fixed(part * chroma)),
-            cr: cr.map(|part: f64| fixed(part * chroma)),
+            // Half of a step, so that shifting rounds.
+            offset: fixed(0.5 - black * luma),
+            luma: fixed(luma - 1.0),
+            cb: [fixed(y_cb), fixed(b_cb - 1.0), fixed(r_cb)],
+            cr: [fixed(y_cr), fixed(b_cr), fixed(r_cr - 1.0)],
         }
     }
 }
@@ -114,7 +118,6 @@ impl ImageBuffer for Image<'_> {
     }
 
     fn fill_buffers(&self, y: u16, buffers: &mut [Vec<u8>; 4]) {
-        const HALF: i32 = 1 << 15;
         let (row, picture, colours) = (usize::from(y), self.picture, &self.colours);
         let columns = picture.chroma_size().0;
         fn line(plane: &[u8], row: usize, width: usize) -> &[u8] {
@@ -122,22 +125,47 @@ impl ImageBuffer for Image<'_> {
         }
         let luma = line(&picture.y, row, picture.width);
         let (cbs, crs) = (line(&picture.u, row / 2, columns), line(&picture.v, row / 2, columns));
+        let ([y_cb, b_cb, r_cb], [y_cr, b_cr, r_cr]) = (colours.cb, colours.cr);
+        // No sum passes 2^14: wrapping says so to a compiler that would check each.
+        let mixed = |of_cb: i16, of_cr: i16, offset: i16| {
+            let mix = move |(cb, cr): (&u8, &u8)| {
+                let (cb, cr) = (i16::from(*cb).wrapping_sub(128), i16::from(*cr).wrapping_sub(128));
+                of_cb.wrapping_mul(cb).wrapping_add(of_cr.wrapping_mul(cr)).wrapping_add(offset)
+            };
+            cbs.iter().zip(crs).map(mix)
+        };
+        let added = |(sample, more): (&u8, i16)| i16::from(*sample).wrapping_add(more >> 7).clamp(0, 255) as u8;
+        let blue: Vec<u8> = cbs.iter().zip(mixed(b_cb, b_cr, 64)).map(added).collect();
+        let red: Vec<u8> = crs.iter().zip(mixed(r_cb, r_cr, 64)).map(added).collect();
+        let more: Vec<i16> = mixed(y_cb, y_cr, colours.offset).collect();
         let [out_y, out_cb, out_cr, _] = buffers;
-        for ((pair, cb), cr) in luma.chunks(2).zip(cbs).zip(crs) {
-            let (cb, cr) = (i32::from(*cb) - 128, i32::from(*cr) - 128);
-            let of = |at: usize| colours.cb.get(at).unwrap_or(&0) * cb + colours.cr.get(at).unwrap_or(&0) * cr + HALF;
-            let (more, blue, red) = (of(0), clamp((of(1) >> 16) + 128), clamp((of(2) >> 16) + 128));
-            for sample in pair {
-                out_y.push(clamp(((i32::from(*sample) - colours.black) * colours.luma + more) >> 16));
-                out_cb.push(blue);
-                out_cr.push(red);
-            }
+        double(&blue, room(out_cb, luma.len()));
+        double(&red, room(out_cr, luma.len()));
+        let mut both = vec![0; luma.len()];
+        double(&more, &mut both);
+        let gain = colours.luma;
+        for ((sample, more), to) in luma.iter().zip(both).zip(room(out_y, luma.len())) {
+            *to = added((sample, i16::from(*sample).wrapping_mul(gain).wrapping_add(more)));
         }
     }
 }
 
-fn clamp(value: i32) -> u8 {
-    value.clamp(0, 255) as u8
+/// Each value twice, as far as there is room.
+fn double<T: Copy>(from: &[T], to: &mut [T]) {
+    for (pair, value) in to.chunks_mut(2).zip(from) {
+        match pair {
+            [first, second] => (*first, *second) = (*value, *value),
+            [only] => *only = *value,
+            _ => {}
+        }
+    }
+}
+
+/// Room for so many more samples at the end of a buffer.
+fn room(out: &mut Vec<u8>, more: usize) -> &mut [u8] {
+    let from = out.len();
+    out.resize(from + more, 0);
+    out.get_mut(from..).unwrap_or_default()
 }
 
 #[cfg(test)]
