@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use culvert_formats::flv::{Demux, Event, Reader};
 use culvert_hub::{End, Feed, Identity, Next, Publisher, Source};
-use culvert_media::{Frame, Kind, Time, Track, Tracks};
+use culvert_media::{Codec, Frame, Kind, Time, Track, TrackId, Tracks};
 use culvert_net::tls;
 use culvert_node::camera::{AudioChoice, Clip, VideoChoice};
 use culvert_rtmp::ClientError;
@@ -44,6 +45,19 @@ impl Script {
         let kept = Tracks::new(kept);
         let tracks = std::iter::once((Duration::ZERO, Next::Tracks(kept.clone())));
         Script::new(tracks.chain(paced(clip.frames(), move |_, frame| kept.track(frame.track).map(|_| frame))))
+    }
+
+    /// VP8 alone, a key frame (its head, RFC 6386 9.1) every 40 ms: what nobody carries in MP4.
+    pub fn vp8() -> Script {
+        const KEY: [u8; 16] = [0xd0, 0x00, 0x00, 0x9d, 0x01, 0x2a, 0x40, 0x01, 0xb4, 0x00, 1, 2, 3, 4, 5, 6];
+        let track = Track::new(TrackId(0), Codec::Vp8, Bytes::new()).expect("VP8 needs no record");
+        let frames = (0..).map(|n| {
+            let (at, data) = (Time::from_millis(n * 40), Bytes::from_static(&KEY));
+            let (key, discontinuity, wall) = (true, false, SystemTime::UNIX_EPOCH);
+            Frame { track: TrackId(0), dts: at, pts: at, key, discontinuity, wall, data }
+        });
+        let tracks = std::iter::once((Duration::ZERO, Next::Tracks(Tracks::new(vec![track]))));
+        Script::new(tracks.chain(paced(frames, |_, frame| Some(frame))))
     }
 
     /// The clip for so long and then, by the same publisher, something else.

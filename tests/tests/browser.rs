@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use culvert_hub::Identity;
 use culvert_media::Time;
+use culvert_node::camera::{AudioChoice, VideoChoice};
 use culvert_tests::ffmpeg::{Media, installed, skipped};
 use culvert_tests::media::{Script, drive, into_hub, publisher, recorded};
 use culvert_tests::wait::within;
@@ -62,6 +63,19 @@ async fn chromium_plays_h264_and_aac_by_websocket() {
 #[tokio::test(flavor = "multi_thread")]
 async fn chromium_plays_h264_and_opus_by_websocket() {
     plays("chromium_plays_h264_and_opus_by_websocket", Media::H264Opus, "opus").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_hears_the_g711_of_a_camera() {
+    let test = "chromium_hears_the_g711_of_a_camera";
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Pcma));
+    node.until_live("live/a").await;
+    let Some(played) = browse(test, "mse.mjs", &node, node.url("ws", "/play/live/a.mp4")).await else { return };
+    assert!(played["mime"].as_str().unwrap().ends_with(",opus\""), "{played}");
+    assert_eq!((&played["errors"], &played["stalls"]), (&Value::Array(vec![]), &0.into()), "{played}");
+    assert!(played["frames"].as_u64().unwrap() >= SECONDS * 25 * 9 / 10, "{played}");
+    assert!(played["audio_bytes"].as_u64().unwrap() > 10_000, "{played}");
 }
 
 async fn plays_by_hls_js(test: &str, media: Media, sound: &str) {

@@ -271,16 +271,22 @@ async fn a_token_is_asked_for_at_the_door_and_counts_for_the_whole_session() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_mp4_does_not_carry_is_said_and_sound_alone_is_served() {
     let node = TestNode::start("");
-    let _g711 = into_hub(&node, "live/g711", Script::of(None, AudioChoice::Pcma));
+    let _vp8 = into_hub(&node, "live/vp8", Script::vp8());
     let _sound = into_hub(&node, "live/a", Script::of(None, AudioChoice::Aac));
-    node.until_live("live/g711").await;
+    node.until_live("live/vp8").await;
     node.until_live("live/a").await;
-    let refused = node.get("/play/live/g711.m3u8").await;
+    let refused = node.get("/play/live/vp8.m3u8").await;
     assert_eq!(refused.status, 406, "{}", refused.text());
     let viewer = Viewer::begin(&node, "/play/live/a.m3u8").await;
     let playlist = viewer.playlist("").await;
     let segment = viewer.get(playlist.segments()[0]).await;
     assert_eq!((segment.status, segment.header("content-type").as_deref()), (200, Some("audio/mp4")));
+    // G.711 is sound that goes as Opus.
+    let _g711 = into_hub(&node, "live/g711", Script::of(None, AudioChoice::Pcma));
+    node.until_live("live/g711").await;
+    assert!(node.get("/play/live/g711.m3u8").await.text().contains("CODECS=\"opus\""));
+    let viewer = Viewer::begin(&node, "/play/live/g711.m3u8").await;
+    assert!(!viewer.playlist("").await.segments().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -287,6 +287,11 @@ impl Window {
     fn end_segment(&mut self, at: Time) {
         self.end_part(at);
         let Some(segment) = self.open.take() else { return };
+        if segment.parts.is_empty() {
+            // Sound that is encoded here may have given nothing yet.
+            (self.next, self.broken) = (segment.number, self.broken | segment.discontinuity);
+            return;
+        }
         if self.target.is_none() {
             self.decide(&segment);
         }

@@ -20,7 +20,7 @@ use crate::wspush;
 pub(crate) const UNSENT_BYTES: u32 = 256 << 10;
 /// A viewer has nothing to say but pings and a close.
 const VIEWER_MESSAGE_BYTES: usize = 4096;
-/// What is told of a stream of G.711 alone, or of VP8.
+/// What is told of a stream of VP8 alone.
 pub(crate) const NOT_IN_MP4: &str = "no track of this stream can be in MP4; play it as .flv or by rtsp://";
 /// What a plain request for WS-RAW is told.
 pub(crate) const RAW_ONLY: &str =

@@ -4,6 +4,7 @@ use culvert_media::codec::{aac, opus};
 use culvert_media::{Codec, Frame, Time, TrackId, Tracks};
 
 use super::fragment::{self, Arrival, Run, Sample};
+use super::voice::Voice;
 use super::{Line, lines};
 
 /// Frames become fragments, as many frames in one as are pushed before it is written.
@@ -21,6 +22,8 @@ pub struct Gather {
 #[derive(Debug)]
 struct Pending {
     line: Line,
+    /// What makes its samples of what comes, where that is coded otherwise.
+    voice: Option<Voice>,
     samples: Vec<Sample>,
     /// Decoding time of the first and of the last of them, or of the last one written, in ticks.
     first: u64,
@@ -35,7 +38,10 @@ const LONGEST: Time = Time::from_millis(10_000);
 impl Gather {
     /// For fragments behind the initialisation segment of these tracks.
     pub fn new(tracks: &Tracks) -> Gather {
-        let pending = |line| Pending { line, samples: Vec::new(), first: 0, last: None, usual: None };
+        let pending = |line: Line| {
+            let voice = line.source.as_ref().and_then(Voice::new);
+            Pending { line, voice, samples: Vec::new(), first: 0, last: None, usual: None }
+        };
         Gather { lines: lines(tracks).into_iter().map(pending).collect(), sequence: 0, arrival: None }
     }
 
@@ -67,21 +73,15 @@ impl Gather {
     /// Takes a frame; one of a track that is not carried is passed over.
     pub fn push(&mut self, frame: &Frame) {
         let Some(pending) = self.lines.iter_mut().find(|pending| pending.line.track.id == frame.track) else { return };
-        let clock_hz = pending.line.clock_hz;
-        let ticks = |time: Time| u64::try_from(time.to_ticks(clock_hz)).unwrap_or(0);
-        let decode_time = ticks(frame.dts);
-        // Never before the decoding (`Frame::pts`), and no reordering is so deep that 32 bits do not tell it.
-        let composition = i32::try_from(ticks(frame.pts).saturating_sub(decode_time)).unwrap_or(i32::MAX);
-        pending.goes_on_at(decode_time);
-        if pending.samples.is_empty() {
-            pending.first = decode_time;
+        if let Some(mut voice) = pending.voice.take() {
+            voice.push(frame, |at, data| pending.push(&Frame { dts: at, pts: at, data, ..frame.clone() }));
+            pending.voice = Some(voice);
+            return;
         }
-        let duration = pending.usual.unwrap_or_else(|| pending.first_duration(frame));
-        pending.last = Some(decode_time);
-        pending.samples.push(Sample { duration, composition, key: frame.key, data: frame.data.clone() });
+        pending.push(frame);
         // With pictures that one can begin at is often enough: clocks do not run apart within a group.
         if pending.line.track.video().is_some() && frame.key && self.arrival.is_none() {
-            let presented = decode_time.saturating_add_signed(composition.into());
+            let presented = pending.ticks(frame.pts);
             self.arrival = Some(Arrival { track: pending.line.number, wall: frame.wall, presented });
         }
     }
@@ -113,6 +113,23 @@ impl Gather {
 }
 
 impl Pending {
+    fn ticks(&self, time: Time) -> u64 {
+        u64::try_from(time.to_ticks(self.line.clock_hz)).unwrap_or(0)
+    }
+
+    fn push(&mut self, frame: &Frame) {
+        let decode_time = self.ticks(frame.dts);
+        // Never before the decoding (`Frame::pts`), and no reordering is so deep that 32 bits do not tell it.
+        let composition = i32::try_from(self.ticks(frame.pts).saturating_sub(decode_time)).unwrap_or(i32::MAX);
+        self.goes_on_at(decode_time);
+        if self.samples.is_empty() {
+            self.first = decode_time;
+        }
+        let duration = self.usual.unwrap_or_else(|| self.first_duration(frame));
+        self.last = Some(decode_time);
+        self.samples.push(Sample { duration, composition, key: frame.key, data: frame.data.clone() });
+    }
+
     /// The sample after the last one is decoded then.
     fn goes_on_at(&mut self, decode_time: u64) {
         let Some(last) = self.last else { return };

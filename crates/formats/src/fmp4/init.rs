@@ -169,7 +169,8 @@ fn opus_entry(track: &Track) -> Opus {
         |head| Dops {
             output_channel_count: head.channels,
             pre_skip: head.pre_skip,
-            input_sample_rate: head.input_sample_rate_hz,
+            // Not the head's, which is a hint: chromium refuses what is not the sample entry's, and that has to be 48 kHz.
+            input_sample_rate: 48_000,
             output_gain: head.gain,
             channel_mapping: (head.mapping.family != 0).then(|| OpusChannelMapping {
                 family: head.mapping.family,

@@ -11,6 +11,7 @@ mod init;
 mod mux;
 #[cfg(test)]
 mod tests;
+mod voice;
 
 pub use codecs::{codecs, mime};
 pub use gather::Gather;
@@ -32,18 +33,27 @@ struct Line {
     clock_hz: u32,
     /// What the decoder is told.
     entry: mp4_atom::Codec,
+    /// What it is encoded from, where it does not come as it goes.
+    source: Option<Track>,
 }
 
-/// The tracks that MP4 carries so that browsers play them: the first of video and the first of audio. G.711 is none of them, nor is VP9
-/// without its record.
+/// The tracks that MP4 carries so that browsers play them: the first of video and the first of audio, which is G.711 as Opus where there is no
+/// other. VP9 without its record is none of them.
 fn lines(tracks: &Tracks) -> Vec<Line> {
     let first =
         |kind: Kind| tracks.iter().filter(|track| track.kind() == kind).find_map(|t| Some((t, init::entry(t)?)));
-    let both = [first(Kind::Video), first(Kind::Audio)].into_iter().flatten();
+    let voice = || {
+        tracks.iter().find_map(|source| {
+            let track = voice::track(source)?;
+            Some(Line { entry: init::entry(&track)?, track, number: 0, clock_hz: 0, source: Some(source.clone()) })
+        })
+    };
+    let line = |(track, entry): (&Track, _)| Line { track: track.clone(), number: 0, clock_hz: 0, entry, source: None };
+    let both = [first(Kind::Video).map(line), first(Kind::Audio).map(line).or_else(voice)].into_iter().flatten();
     both.zip(1..)
-        .map(|((track, entry), number)| {
-            let clock_hz = track.sound().map_or(VIDEO_HZ, |sound| sound.sample_rate_hz.max(1));
-            Line { track: track.clone(), number, clock_hz, entry }
+        .map(|(line, number)| {
+            let clock_hz = line.track.sound().map_or(VIDEO_HZ, |sound| sound.sample_rate_hz.max(1));
+            Line { number, clock_hz, ..line }
         })
         .collect()
 }

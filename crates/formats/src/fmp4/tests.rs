@@ -112,7 +112,8 @@ fn a_record_with_something_behind_it_is_a_record() {
 
 #[test]
 fn what_mp4_does_not_carry_is_left_out() {
-    let g711 = Track::audio(AUDIO, Codec::G711A, Audio { sample_rate_hz: 8000, channels: 1 });
+    // Of a rate that Opus has not.
+    let g711 = Track::audio(AUDIO, Codec::G711A, Audio { sample_rate_hz: 11_025, channels: 1 });
     let alone = Tracks::new(vec![g711.clone()]);
     assert!(!carries(&alone) && init(&alone).is_empty());
     let both = Tracks::new(vec![track(VIDEO, Codec::H264, AVC), g711]);
@@ -121,6 +122,29 @@ fn what_mp4_does_not_carry_is_left_out() {
     let (mut mux, mut out) = (Mux::new(&both), Vec::new());
     mux.push(&frame(AUDIO, 0, 0, true), &mut out);
     assert!(out.is_empty());
+}
+
+#[test]
+fn g711_goes_as_opus_unless_there_is_other_sound() {
+    let g711 = Track::audio(TrackId(7), Codec::G711A, Audio { sample_rate_hz: 8000, channels: 1 });
+    let both = Tracks::new(vec![track(VIDEO, Codec::H264, AVC), g711.clone()]);
+    assert_eq!(codecs(&both), "avc1.42c015,opus");
+    let SampleEntry::Opus(opus) = &moov(&both).trak[1].mdia.minf.stbl.stsd.codecs[0] else { panic!("Opus") };
+    assert!(opus.dops.pre_skip > 0);
+    let (mut mux, mut out) = (Mux::new(&both), Vec::new());
+    for at in 0..10 {
+        let sound = Frame { data: vec![0xd5; 320].into(), ..frame(TrackId(7), 1000 + at * 40, 1000 + at * 40, true) };
+        mux.push(&sound, &mut out);
+    }
+    // 40 ms of it are two packets of 20 ms each, in one fragment.
+    let told = told(&out);
+    assert_eq!(told.len(), 10);
+    assert!(
+        told.iter().enumerate().all(|(n, fragment)| *fragment == (2, 48_000 + n as u64 * 1920, 960, 0)),
+        "{told:?}"
+    );
+    let with_aac = Tracks::new(vec![g711, h264_aac().audio().unwrap().clone()]);
+    assert!(codecs(&with_aac).starts_with("mp4a"));
 }
 
 /// Of each fragment: track, decoding time, duration, composition offset.
