@@ -106,7 +106,8 @@ async fn playlists_and_parts_are_waited_for_and_everything_that_is_named_is_ther
     }
     let whole = viewer.get(playlist.segments()[0]).await;
     assert_eq!((whole.status, whole.body.len()), (200, bytes), "a segment is its parts");
-    assert_eq!(&viewer.get("init-0.m4s").await.body[4..8], b"ftyp");
+    let map = playlist.0.lines().find_map(|line| line.strip_prefix("#EXT-X-MAP:URI=")).unwrap().trim_matches('"');
+    assert_eq!(&viewer.get(map).await.body[4..8], b"ftyp");
     // The part that is hinted at comes as soon as it is there, and so does the playlist that names it.
     let (hinted, next) = (playlist.hint().to_string(), playlist.next());
     let part: u64 = hinted.trim_end_matches(".m4s").rsplit('-').next().unwrap().parse().unwrap();
@@ -160,6 +161,22 @@ async fn a_session_is_counted_can_be_closed_and_ends_by_itself() {
     let back = if answers[0] == 200 { &one } else { &two };
     back.playlist("").await;
     assert_eq!(viewers(&node), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_looks_is_no_viewer() {
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", clip());
+    node.until_live("live/a").await;
+    let looked = request(node.address(), "HEAD", "/play/live/a.m3u8", &[]).await;
+    assert_eq!((looked.status, viewers(&node)), (200, 0));
+    // A playlist whose media nobody fetches: a preview, a probe. It is let go long before a player would be.
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(node.get("/play/live/a.m3u8").await.status, 200);
+    }
+    until("the looks to be gone", async || (viewers(&node) == 0).then_some(())).await;
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,7 +104,7 @@ async fn a_picture_is_made_once_for_each_key_frame() {
     assert_eq!((count("made").await, count("kept").await), (1.0, 20.0));
     let known = request(node.address(), "GET", "/snapshot/live/a.jpg", &[("If-None-Match", &etag)]).await;
     assert_eq!((known.status, known.body.len()), (304, 0));
-    // Another width is another picture; widths are rounded.
+    // Another width is another picture; widths are rounded to a few.
     let small = node.get("/snapshot/live/a.jpg?width=100").await;
     assert_ne!(small.header("etag").unwrap(), etag);
     assert_eq!(node.get("/snapshot/live/a.jpg?width=112").await.body, small.body);

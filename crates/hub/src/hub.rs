@@ -231,7 +231,18 @@ impl Hub {
 
     /// The stream of this name that has not ended.
     fn find(&self, name: &StreamName) -> Option<Arc<Stream>> {
-        self.streams().get(name).filter(|stream| stream.lock().end.is_none()).cloned()
+        // Not with the map in hand: a stream is held while its frames are packed.
+        let stream = self.streams().get(name).cloned()?;
+        let ended = stream.lock().end.is_some();
+        (!ended).then_some(stream)
+    }
+
+    /// Reads frames of a live stream for viewers that are counted each by itself ([`Admission::into_session`]): no viewer itself, and
+    /// not bounded like one. None when it is not live.
+    pub fn reader(&self, name: &StreamName, source: Source, identity: Identity) -> Option<Subscriber> {
+        let stream = self.find(name).filter(|stream| stream.lock().tracks.is_some())?;
+        let session = self.0.sessions.unlisted(Action::Play, name, source, identity);
+        Some(Subscriber::new(stream, session))
     }
 
     /// How many watch a stream, and news of it. None: there is no such stream.

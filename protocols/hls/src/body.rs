@@ -8,16 +8,27 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// Pieces that are there already; their length together is the content's.
-pub(crate) struct Pieces(VecDeque<Bytes>);
+use crate::viewers::Visit;
+
+/// Pieces that are there already; their length together is the content's. Whoever still reads them is there.
+pub(crate) struct Pieces {
+    pieces: VecDeque<Bytes>,
+    /// Held, not read.
+    _visit: Option<Visit>,
+}
 
 impl Pieces {
     pub(crate) fn new(pieces: impl Iterator<Item = Bytes>) -> Pieces {
-        Pieces(pieces.filter(|piece| !piece.is_empty()).collect())
+        Pieces { pieces: pieces.filter(|piece| !piece.is_empty()).collect(), _visit: None }
+    }
+
+    /// For this viewer.
+    pub(crate) fn of(self, visit: Visit) -> Pieces {
+        Pieces { _visit: Some(visit), ..self }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.iter().map(|piece| piece.len() as u64).sum()
+        self.pieces.iter().map(|piece| piece.len() as u64).sum()
     }
 }
 
@@ -26,11 +37,11 @@ impl Body for Pieces {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.pieces.pop_front().map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.pieces.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -68,8 +68,9 @@ pub(crate) enum Over {
 }
 
 impl Channel {
-    pub(crate) fn new(stream: StreamName, settings: Settings, tracks: &Tracks, number: u64) -> Channel {
-        let state = State { window: Window::new(settings, tracks, number), whole: None, delta: None };
+    /// A channel whose first segment has the one number, after as many discontinuities as the other.
+    pub(crate) fn new(stream: StreamName, settings: Settings, tracks: &Tracks, from: (u64, u64)) -> Channel {
+        let state = State { window: Window::new(settings, tracks, from.0, from.1), whole: None, delta: None };
         Channel {
             stream,
             state: Mutex::new(state),

@@ -53,7 +53,8 @@ pub(crate) enum What {
 /// A request under one of our URLs.
 #[derive(Clone)]
 pub(crate) enum Request {
-    /// The multivariant playlist, which begins a session. The text is what goes before the session's folder.
+    /// The multivariant playlist, which begins a session. The text is what goes before the mark and the session's id in the URI of its
+    /// folder, as seen from there.
     Begin(StreamName, String),
     /// Something of a session.
     Of(StreamName, Sid, What),
@@ -68,13 +69,14 @@ pub(crate) fn claims(path: &str) -> Option<Result<Request, NameError>> {
     let (name, suffix) =
         PATHS.iter().find_map(|(prefix, suffix)| Some((path.strip_prefix(prefix)?.strip_suffix(suffix)?, suffix)))?;
     let up = if suffix.starts_with('/') { "../" } else { "" };
-    Some(stream(name).map(|stream| Request::Begin(stream, up.to_string())))
+    // As it was written: one that says %2f for a slash has another place among the folders.
+    let last = name.rsplit('/').next().unwrap_or_default();
+    Some(stream(name).map(|stream| Request::Begin(stream, format!("{up}{last}"))))
 }
 
 /// The URI of a session's media playlist, as seen from the multivariant one.
-pub(crate) fn media_uri(stream: &StreamName, up: &str, sid: Sid) -> String {
-    let last = stream.as_str().rsplit('/').next().unwrap_or_default();
-    format!("{up}{last}{MARK}{sid}/{MEDIA}")
+pub(crate) fn media_uri(folder: &str, sid: Sid) -> String {
+    format!("{folder}{MARK}{sid}/{MEDIA}")
 }
 
 fn of_session(path: &str) -> Option<(&str, Sid, What)> {
@@ -154,10 +156,11 @@ mod tests {
         for (path, uri) in [
             ("/play/live/cam1.m3u8", "cam1@00000000000000000000000000000007/live.m3u8"),
             ("/hls/live/cam1.m3u8", "cam1@00000000000000000000000000000007/live.m3u8"),
+            ("/play/live%2fcam1.m3u8", "live%2fcam1@00000000000000000000000000000007/live.m3u8"),
             ("/llhls/live/cam1/index.m3u8", "../cam1@00000000000000000000000000000007/live.m3u8"),
         ] {
-            let Request::Begin(stream, up) = claims(path).unwrap().unwrap() else { panic!("{path}") };
-            assert_eq!((stream.as_str(), media_uri(&stream, &up, Sid(7))), ("live/cam1", uri.to_string()));
+            let Request::Begin(stream, folder) = claims(path).unwrap().unwrap() else { panic!("{path}") };
+            assert_eq!((stream.as_str(), media_uri(&folder, Sid(7))), ("live/cam1", uri.to_string()));
         }
         let sid = "0123456789abcdef0123456789abcdef";
         let name = || "live/cam1".to_string();

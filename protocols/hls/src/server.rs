@@ -20,7 +20,7 @@ use crate::body::Pieces;
 use crate::channel::{Channel, Seat, State};
 use crate::playlist::{Variant, multivariant};
 use crate::request::{Directives, Request, What, claims, media_uri};
-use crate::viewers::{No, Viewers};
+use crate::viewers::{No, Viewers, Visit};
 use crate::window::{Settings, Window};
 
 /// The word for HLS in lists, rules and figures.
@@ -31,6 +31,8 @@ const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
 const FIRST: Duration = Duration::from_secs(14);
 /// How long a request for something that is to come waits, in target durations (bis 6.2.5.2).
 const BLOCK: u32 = 3;
+/// What a stream is said to have before it was measured: a camera's usual.
+const UNMEASURED: u64 = 4_000_000;
 /// A player may ask for parts that come within three part durations, or three parts where they are long (bis 6.2.5.2).
 const AHEAD_PARTS: i64 = 3;
 
@@ -78,32 +80,35 @@ impl Hls {
 
     async fn answer(&self, request: Request, remote: &Remote, http: &Parts) -> Result<Response, Fault> {
         match request {
-            Request::Begin(stream, up) => self.begin(stream, &up, remote, http).await,
+            Request::Begin(stream, folder) => self.begin(stream, &folder, remote, http).await,
             Request::Of(stream, sid, what) => {
-                let seat = self.viewers.of(sid, &stream).await?;
-                let response = match what {
-                    What::Playlist => media(&seat, http.uri.query().unwrap_or_default()).await,
-                    What::Map(_) | What::Segment(_) | What::Part(..) => fetch(&seat, what).await,
-                };
-                self.viewers.touch(sid);
-                response
+                let visit = self.viewers.of(sid, &stream).await?;
+                match what {
+                    What::Playlist => media(visit, http.uri.query().unwrap_or_default()).await,
+                    What::Map(_) | What::Segment(_) | What::Part(..) => fetch(visit, what).await,
+                }
             }
         }
     }
 
-    async fn begin(&self, stream: StreamName, up: &str, remote: &Remote, http: &Parts) -> Result<Response, Fault> {
+    async fn begin(&self, stream: StreamName, folder: &str, remote: &Remote, http: &Parts) -> Result<Response, Fault> {
         let sender = Sender::of_http(remote, &http.headers, &http.uri, http.version);
         let ask = sender.ask(Action::Play, &stream, http.uri.query().unwrap_or_default(), PROTOCOL);
-        let (sid, seat) = self.viewers.begin(ask).await?;
+        if http.method == Method::HEAD {
+            // A look: it begins nothing.
+            self.viewers.gate().may(&ask).await.map_err(No::from)?;
+            return Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::empty())));
+        }
+        let (sid, seat, tracks) = self.viewers.begin(ask).await?;
         let info = self.viewers.gate().hub().info(&stream);
-        let (bits_per_second, fps, tracks) =
-            info.map_or((0, 0.0, Vec::new()), |info| (info.bits_per_second, info.fps, info.tracks));
+        let (bits_per_second, fps) = info.map_or((0, 0.0), |info| (info.bits_per_second, info.fps));
+        // The peak is not known before the stream is over; what is measured over seconds, and a half, is seldom passed.
+        let peak = bits_per_second + bits_per_second / 2;
         let text = multivariant(Variant {
-            tracks: &culvert_media::Tracks::new(tracks),
-            // The peak is not known before the stream is over; what is measured over seconds, and a half, is seldom passed.
-            bits_per_second: (bits_per_second + bits_per_second / 2).max(1),
+            tracks: &tracks,
+            bits_per_second: if peak == 0 { UNMEASURED } else { peak },
             fps,
-            uri: &media_uri(&stream, up, sid),
+            uri: &media_uri(folder, sid),
         });
         count(&seat, text.len() as u64, None);
         Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::once(Bytes::from(text)))))
@@ -128,7 +133,7 @@ async fn hls_or(Extension(hls): Extension<Hls>, http: HttpRequest, next: Next) -
 }
 
 /// The media playlist, as soon as it has what is waited for.
-async fn media(seat: &Arc<Seat>, query: &str) -> Result<Response, Fault> {
+async fn media(visit: Visit, query: &str) -> Result<Response, Fault> {
     let directives = Directives::parse(query).map_err(|why| Fault(400, "bad-directive", why))?;
     let ready = |state: &mut State| match directives.wait_for {
         // What was never complete is over.
@@ -140,14 +145,15 @@ async fn media(seat: &Arc<Seat>, query: &str) -> Result<Response, Fault> {
         },
         _ => state.playlist(directives.skip).map(Ok),
     };
-    let text = when(&seat.channel, ready).await.ok_or_else(late)??;
-    let end = seat.channel.lock().window.end_time();
-    count(seat, text.len() as u64, Some(end));
-    Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::once(text))))
+    let channel = &visit.seat.channel;
+    let text = when(channel, ready).await.ok_or_else(late)??;
+    let end = channel.lock().window.end_time();
+    count(&visit.seat, text.len() as u64, Some(end));
+    Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::once(text)).of(visit)))
 }
 
 /// A segment, a part, an initialisation segment. Of parts, the next one is waited for: it is what the playlist hints at.
-async fn fetch(seat: &Arc<Seat>, what: What) -> Result<Response, Fault> {
+async fn fetch(visit: Visit, what: What) -> Result<Response, Fault> {
     let found = |state: &mut State| {
         let window = &state.window;
         let found = match what {
@@ -168,10 +174,11 @@ async fn fetch(seat: &Arc<Seat>, what: What) -> Result<Response, Fault> {
             None => Some(Err(gone())),
         }
     };
-    let (body, end) = when(&seat.channel, found).await.ok_or_else(late)??;
-    count(seat, body.bytes(), end);
-    let audio_only = seat.channel.lock().window.is_audio_only();
-    Ok(ok(if audio_only { "audio/mp4" } else { "video/mp4" }, body))
+    let channel = &visit.seat.channel;
+    let (body, end) = when(channel, found).await.ok_or_else(late)??;
+    count(&visit.seat, body.bytes(), end);
+    let audio_only = channel.lock().window.is_audio_only();
+    Ok(ok(if audio_only { "audio/mp4" } else { "video/mp4" }, body.of(visit)))
 }
 
 enum Progress {

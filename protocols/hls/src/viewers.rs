@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use culvert_formats::fmp4;
 use culvert_hub::{Admission, Ask, Event, Gate, Identity, Refusal, SessionFigures, Source, Subscriber};
-use culvert_media::{StreamName, Time};
+use culvert_media::{StreamName, Time, Tracks};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::channel::{Channel, Over, Seat};
@@ -16,10 +16,16 @@ use crate::window::{Settings, Window};
 
 /// Who fetches nothing for so long, and for three target durations, watches no more.
 const IDLE: Duration = Duration::from_secs(10);
+/// Who has not fetched the media playlist by then was not a player but a look.
+const GLANCE: Duration = Duration::from_secs(3);
+/// How often is asked again whether somebody may: what was taken away must not go on for as long as he watches.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// A session that rests is known for so long: a page in the background, a phone in a pocket.
 const KNOWN: Duration = Duration::from_secs(600);
 /// Sessions that are known, resting ones included.
 const MOST: usize = 65_536;
+/// Streams whose past is known; a player of one that is forgotten has been away for long.
+const PAST: usize = 65_536;
 /// How often is looked who fetches no more.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long viewers are kept for a stream that has ended to begin anew.
@@ -39,6 +45,8 @@ struct Inner {
 struct Table {
     viewers: HashMap<Sid, Viewer>,
     channels: HashMap<StreamName, Arc<Channel>>,
+    /// Of streams that were in HLS before: discontinuities until then. Small numbers, for hls.js counts up to them.
+    past: HashMap<StreamName, u64>,
     /// Somebody looks who fetches no more.
     looking: bool,
 }
@@ -49,6 +57,25 @@ struct Viewer {
     /// None: it rests.
     seat: Option<Arc<Seat>>,
     seen: Instant,
+    /// When it was last asked whether it may.
+    asked: Instant,
+    /// It has fetched something of its folder.
+    fetches: bool,
+}
+
+/// A request of a session: while it lasts, its viewer is there.
+pub(crate) struct Visit {
+    viewers: Viewers,
+    sid: Sid,
+    pub(crate) seat: Arc<Seat>,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        if let Some(viewer) = self.viewers.table().viewers.get_mut(&self.sid) {
+            viewer.seen = Instant::now();
+        }
+    }
 }
 
 /// Why somebody does not watch.
@@ -83,49 +110,57 @@ impl Viewers {
     }
 
     /// Begins a session. Spawns what fills the window, where nothing does.
-    pub(crate) async fn begin(&self, ask: Ask) -> Result<(Sid, Arc<Seat>), No> {
-        let seat = self.admit(&ask).await?;
-        let sid = Sid::random();
+    pub(crate) async fn begin(&self, ask: Ask) -> Result<(Sid, Arc<Seat>, Tracks), No> {
+        let (seat, tracks) = self.admit(&ask).await?;
+        let (sid, now) = (Sid::random(), Instant::now());
         let mut table = self.table();
         if table.viewers.len() >= MOST {
-            let full = "this node knows as many HLS sessions as it may; those that rest are forgotten after 10 minutes";
-            return Err(Refusal::Full(full.into()).into());
+            let resting = table.viewers.iter().filter(|(_, viewer)| viewer.seat.is_none());
+            let Some(longest) = resting.min_by_key(|(_, viewer)| viewer.seen).map(|(sid, _)| *sid) else {
+                let full = "this node has as many HLS sessions as it may (65,536)";
+                return Err(Refusal::Full(full.into()).into());
+            };
+            table.viewers.remove(&longest);
         }
-        table.viewers.insert(sid, Viewer { ask, seat: Some(seat.clone()), seen: Instant::now() });
+        let viewer = Viewer { ask, seat: Some(seat.clone()), seen: now, asked: now, fetches: false };
+        table.viewers.insert(sid, viewer);
         if !std::mem::replace(&mut table.looking, true) {
             self.gate().hub().spawn(self.clone().look());
         }
-        Ok((sid, seat))
+        Ok((sid, seat, tracks))
     }
 
-    /// The seat of a session, which is let in anew where it rests.
-    pub(crate) async fn of(&self, sid: Sid, stream: &StreamName) -> Result<Arc<Seat>, No> {
-        let ask = {
+    /// A request of a session, which is let in anew where it rests.
+    pub(crate) async fn of(&self, sid: Sid, stream: &StreamName) -> Result<Visit, No> {
+        let visit = |seat| Visit { viewers: self.clone(), sid, seat };
+        let (ask, seat) = {
             let mut table = self.table();
             let viewer =
                 table.viewers.get_mut(&sid).filter(|viewer| viewer.ask.stream == *stream).ok_or(No::Unknown)?;
-            viewer.seen = Instant::now();
+            (viewer.seen, viewer.fetches) = (Instant::now(), true);
             match &viewer.seat {
                 Some(seat) if seat.session.figures().is_cancelled() => {
                     table.viewers.remove(&sid);
                     return Err(No::Closed);
                 }
-                Some(seat) => return Ok(seat.clone()),
-                None => viewer.ask.clone(),
+                Some(seat) if viewer.asked.elapsed() < ASK_AGAIN => return Ok(visit(seat.clone())),
+                seat => (viewer.ask.clone(), seat.clone()),
             }
         };
-        let seat = self.admit(&ask).await?;
-        if let Some(viewer) = self.table().viewers.get_mut(&sid) {
-            (viewer.seat, viewer.seen) = (Some(seat.clone()), Instant::now());
-        }
-        Ok(seat)
-    }
-
-    /// A session has had what it asked for.
-    pub(crate) fn touch(&self, sid: Sid) {
-        if let Some(viewer) = self.table().viewers.get_mut(&sid) {
-            viewer.seen = Instant::now();
-        }
+        // Who watches is asked for leave only, who comes back is let in as well.
+        let answer = match seat {
+            Some(seat) => self.gate().may(&ask).await.map(|_| seat).map_err(No::from),
+            None => self.admit(&ask).await.map(|(seat, _)| seat),
+        };
+        let before = {
+            let (now, mut table) = (Instant::now(), self.table());
+            let Some(viewer) = table.viewers.get_mut(&sid) else { return Err(No::Unknown) };
+            (viewer.seen, viewer.asked) = (now, now);
+            std::mem::replace(&mut viewer.seat, answer.as_ref().ok().cloned())
+        };
+        // Outside the table's lock: the end of a session asks others.
+        drop(before);
+        answer.map(visit)
     }
 
     /// How many streams are in HLS now, and how many bytes are kept for that.
@@ -134,7 +169,7 @@ impl Viewers {
         (channels.len(), channels.iter().map(|channel| channel.lock().window.bytes()).sum())
     }
 
-    async fn admit(&self, ask: &Ask) -> Result<Arc<Seat>, No> {
+    async fn admit(&self, ask: &Ask) -> Result<(Arc<Seat>, Tracks), No> {
         let admission = self.gate().play(ask).await?;
         let tracks = admission.tracks();
         if !fmp4::carries(&tracks) {
@@ -144,7 +179,9 @@ impl Viewers {
         let channel = match table.channels.get(&ask.stream) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = Channel::new(ask.stream.clone(), self.0.settings, &tracks, first_number());
+                let discontinuities = table.past.get(&ask.stream).map_or(0, |past| past + 1);
+                let from = (first_number(), discontinuities);
+                let channel = Channel::new(ask.stream.clone(), self.0.settings, &tracks, from);
                 let channel = Arc::new(channel);
                 table.channels.insert(ask.stream.clone(), channel.clone());
                 let (source, identity) = of(admission.session());
@@ -153,7 +190,7 @@ impl Viewers {
                 channel
             }
         };
-        Ok(Arc::new(channel.seat(admission.into_session())))
+        Ok((Arc::new(channel.seat(admission.into_session())), tracks))
     }
 
     /// Serves a channel until nobody watches, or its stream has ended and does not come back.
@@ -196,9 +233,9 @@ impl Viewers {
         let hub = self.gate().hub();
         let (mut events, deadline) = (hub.events(), Instant::now() + HOLD);
         loop {
-            if let Some(admission) = hub.read(&channel.stream, source.clone(), identity.clone()) {
+            if let Some(reader) = hub.reader(&channel.stream, source.clone(), identity.clone()) {
                 self.seat_again(channel);
-                return Some(admission.reader());
+                return Some(reader);
             }
             let news = async { while let Ok(Event::Ended(_)) = events.recv().await {} };
             timeout_at(deadline, news).await.ok()?;
@@ -206,6 +243,7 @@ impl Viewers {
     }
 
     fn seat_again(&self, channel: &Arc<Channel>) {
+        let mut before = Vec::new();
         let mut table = self.table();
         let of_it = |viewer: &&mut Viewer| {
             viewer
@@ -219,8 +257,11 @@ impl Viewers {
             };
             // Where there is no room any more it rests, and hears why with its next request.
             let admission = self.gate().hub().read(&channel.stream, source, identity);
-            viewer.seat = admission.map(|admission: Admission| Arc::new(channel.seat(admission.into_session())));
+            let seat = admission.map(|admission: Admission| Arc::new(channel.seat(admission.into_session())));
+            before.extend(std::mem::replace(&mut viewer.seat, seat));
         }
+        drop(table);
+        drop(before);
     }
 
     /// Looks who fetches no more, as long as there is anybody.
@@ -236,6 +277,10 @@ impl Viewers {
             let now = Instant::now();
             table.viewers.retain(|_, viewer| {
                 let quiet = now.saturating_duration_since(viewer.seen);
+                if !viewer.fetches && quiet > GLANCE {
+                    gone.extend(viewer.seat.take());
+                    return false;
+                }
                 if let Some(seat) = &viewer.seat {
                     let (target, figures) = (seat.channel.lock().window.target(), seat.session.figures());
                     let patience = target.map_or(IDLE, |target| IDLE.max(three(target)));
@@ -268,6 +313,10 @@ impl Table {
         // There may be a younger one.
         if self.channels.get(&channel.stream).is_some_and(|known| Arc::ptr_eq(known, channel)) {
             self.channels.remove(&channel.stream);
+            if self.past.len() >= PAST {
+                self.past.clear();
+            }
+            self.past.insert(channel.stream.clone(), channel.lock().window.all_discontinuities());
         }
     }
 }
@@ -281,7 +330,8 @@ fn of(figures: &SessionFigures) -> (Source, Identity) {
 }
 
 /// The number of a window's first segment. A later window of the same stream must not count from below (RFC 8216 6.2.1), whoever has forgotten
-/// what the former came to: segments come at most once a second in the long run.
+/// what the former came to: no segment is shorter than half a second in the long run.
 fn first_number() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() * 2 + u64::from(since.subsec_millis() / 500)
 }

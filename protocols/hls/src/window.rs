@@ -68,6 +68,7 @@ pub(crate) struct Window {
     /// Discontinuities before the first segment that is listed.
     discontinuities: u64,
     target: Option<Time>,
+    /// Parts are cut not to be longer.
     part_target: Time,
     /// Of the part that is being made.
     part_begin: Time,
@@ -88,6 +89,8 @@ pub(crate) struct Window {
     ended: bool,
 }
 
+/// Parts by which a first segment tells how long they are.
+const TELLING: usize = 3;
 /// Longest segment, where the first key frames are further apart.
 const LONGEST: Time = Time::from_millis(12_000);
 /// Without pictures for so long, sound goes on alone.
@@ -107,17 +110,19 @@ const FEWEST: usize = 3;
 const KEPT_BEYOND: usize = 2;
 
 impl Window {
-    /// A window of a stream of these tracks whose first segment has this number.
-    pub(crate) fn new(settings: Settings, tracks: &Tracks, number: u64) -> Window {
+    /// A window of a stream of these tracks whose first segment has this number, after so many discontinuities. Whoever has seen an earlier
+    /// window of it must find no number that goes back or means something else.
+    pub(crate) fn new(settings: Settings, tracks: &Tracks, number: u64, discontinuities: u64) -> Window {
         Window {
             settings,
             gather: Gather::new(tracks),
-            maps: VecDeque::from([(0, fmp4::init(tracks))]),
+            // From the same number on as segments, for the same reason.
+            maps: VecDeque::from([(number, fmp4::init(tracks))]),
             segments: VecDeque::new(),
             unlisted: 0,
             open: None,
             next: number,
-            discontinuities: 0,
+            discontinuities,
             target: None,
             part_target: Time::from(settings.part),
             part_begin: Time::ZERO,
@@ -150,6 +155,7 @@ impl Window {
         if self.open.is_some() {
             self.end_segment(self.last_end());
         }
+        self.gather.restart();
         (self.broken, self.key, self.waiting) = (true, None, None);
     }
 
@@ -177,9 +183,8 @@ impl Window {
         } else if leads || frame.dts - self.last > WITHOUT_LEADER {
             self.advance(frame, begins);
         }
-        if leads {
-            self.broken |= frame.discontinuity && !frame.key;
-        }
+        // The mark may be on sound, which comes first after another publisher has taken over. It waits for the next key frame.
+        self.broken |= frame.discontinuity && !begins;
         self.part_independent |= begins;
         self.gather.push(frame);
         self.edge() != before
@@ -192,8 +197,8 @@ impl Window {
         let step = at - self.last;
         if begins {
             if let Some(key) = self.key {
-                // What was once long is forgotten by and by.
-                self.group = (at - key).max(Time::from_micros(self.group.micros() / 8 * 7));
+                // What was once long is forgotten by and by, and a pause is no group.
+                self.group = (at - key).min(LONGEST).max(Time::from_micros(self.group.micros() / 8 * 7));
             }
             self.key = Some(at);
             self.broken |= frame.discontinuity;
@@ -228,7 +233,7 @@ impl Window {
 
     /// How long a segment may be: rounded to whole seconds, not longer than the target (RFC 8216 4.3.3.1).
     fn most(&self) -> Time {
-        self.target.map_or(LONGEST, |target| target + Time::from_millis(499))
+        self.target.map_or(LONGEST, |target| target + Time::from_millis(490))
     }
 
     /// How long a part may be.
@@ -278,10 +283,6 @@ impl Window {
         open.bytes += data.len();
         open.parts.push(Part { duration, independent: std::mem::take(&mut self.part_independent), data: data.into() });
         self.part_begin = at;
-        if self.target.is_some() {
-            // A picture that stands for longer cannot be cut.
-            self.part_target = self.part_target.max(duration);
-        }
     }
 
     fn end_segment(&mut self, at: Time) {
@@ -306,6 +307,8 @@ impl Window {
         let seconds = least.max(whole(first.duration)).max(whole(self.group));
         self.target = Some(Time::from_millis(seconds * 1000));
         let longest = first.parts.iter().map(|part| part.duration).max().unwrap_or(self.part_target);
+        // One that was cut short says nothing of how long parts are.
+        let longest = if first.parts.len() < TELLING { longest.max(self.part_target) } else { longest };
         let millis = (longest.micros() + 999) / 1000;
         self.part_target = Time::from_millis(millis) + PART_SLACK;
     }
@@ -375,14 +378,21 @@ impl Window {
         self.target
     }
 
-    /// The longest that a part may be.
+    /// The longest that a part may be, and that one is: a picture that stands for longer cannot be cut.
     pub(crate) fn part_target(&self) -> Time {
-        self.part_target
+        let parts = self.listed().chain(&self.open).flat_map(|segment| &segment.parts);
+        parts.map(|part| part.duration).fold(self.part_target, Time::max)
     }
 
     /// Discontinuities before the first segment that is listed.
     pub(crate) fn discontinuities(&self) -> u64 {
         self.discontinuities
+    }
+
+    /// Discontinuities so far.
+    pub(crate) fn all_discontinuities(&self) -> u64 {
+        let listed = self.listed().chain(&self.open).filter(|segment| segment.discontinuity).count();
+        self.discontinuities + listed as u64
     }
 
     /// Whether each segment so far begins with a key frame.

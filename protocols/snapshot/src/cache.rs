@@ -8,6 +8,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use culvert_media::StreamName;
 
+use crate::Failure;
+
 /// Most bytes of pictures that are kept.
 const MOST_BYTES: usize = 64 << 20;
 /// Most pictures.
@@ -28,7 +30,8 @@ pub(crate) struct Made {
     pub(crate) of: Of,
     /// When its frame came to the first node.
     pub(crate) wall: SystemTime,
-    pub(crate) jpeg: Bytes,
+    /// Or why there is none.
+    pub(crate) jpeg: Result<Bytes, Failure>,
 }
 
 type Key = (StreamName, Option<u32>);
@@ -61,7 +64,7 @@ impl Cache {
 
 /// Of one that is being made: none yet.
 fn bytes(slot: &Slot) -> usize {
-    slot.try_lock().map_or(0, |made| made.as_ref().map_or(0, |made| made.jpeg.len()))
+    slot.try_lock().map_or(0, |made| made.as_ref().and_then(|made| made.jpeg.as_ref().ok()).map_or(0, Bytes::len))
 }
 
 #[cfg(test)]
@@ -73,8 +76,11 @@ mod tests {
         let cache = Cache::default();
         let name = |i: u32| StreamName::parse(&format!("live/{i}")).unwrap();
         for i in 0..20 {
-            let made =
-                Made { of: Of { epoch: 1, sequence: 1 }, wall: SystemTime::UNIX_EPOCH, jpeg: vec![0; 5 << 20].into() };
+            let made = Made {
+                of: Of { epoch: 1, sequence: 1 },
+                wall: SystemTime::UNIX_EPOCH,
+                jpeg: Ok(vec![0; 5 << 20].into()),
+            };
             *cache.slot(&name(i), None).try_lock().unwrap() = Some(made);
             // Asked for again and again.
             cache.slot(&name(0), None);

@@ -45,8 +45,11 @@ pub(crate) fn decode(track: &Track, frame: &[u8]) -> Result<Picture, Failure> {
 
 fn decode_h264(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
     let config = h264::Config::parse(record).map_err(broken)?;
-    let sps = h264::Sps::parse(config.sps.first().ok_or(Failure::Broken("no SPS".into()))?).map_err(broken)?;
-    within_bounds(sps.coded_width, sps.coded_height)?;
+    // Which of them a picture takes, it says itself: each must be within bounds.
+    let all: Result<Vec<h264::Sps>, _> = config.sps.iter().map(|set| h264::Sps::parse(set)).collect();
+    let all = all.map_err(broken)?;
+    all.iter().try_for_each(|sps| within_bounds(sps.coded_width, sps.coded_height))?;
+    let sps = all.first().ok_or(Failure::Broken("no SPS".into()))?;
     let sets = config.sps.iter().chain(&config.pps);
     let stream = stream(sets.map(|set| &set[..]), frame, |header| H264_SETS.contains(&(header & 0x1f)))?;
     let picture = rusty_h264::Decoder::new().decode(&stream).map_err(|why| match why {
@@ -62,8 +65,10 @@ fn decode_h264(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
 
 fn decode_h265(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
     let config = h265::Config::parse(record).map_err(broken)?;
-    let sps = h265::Sps::parse(config.sps.first().ok_or(Failure::Broken("no SPS".into()))?).map_err(broken)?;
-    within_bounds(sps.coded_width, sps.coded_height)?;
+    let all: Result<Vec<h265::Sps>, _> = config.sps.iter().map(|set| h265::Sps::parse(set)).collect();
+    let all = all.map_err(broken)?;
+    all.iter().try_for_each(|sps| within_bounds(sps.coded_width, sps.coded_height))?;
+    let sps = all.first().ok_or(Failure::Broken("no SPS".into()))?;
     let sets = config.vps.iter().chain(&config.sps).chain(&config.pps);
     let stream = stream(sets.map(|set| &set[..]), frame, |header| H265_SETS.contains(&(header >> 1 & 0x3f)))?;
     let refused = |why: rusty_h265::Error| {

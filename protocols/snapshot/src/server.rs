@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request};
 use axum::response::Response;
 use axum::routing::get;
+use bytes::Bytes;
 use culvert_hub::{Action, Admission, Ask, BoxFuture, Gate, Next, Refusal, Remote, Sender, parameter};
 use culvert_media::{Frame, Kind, StreamName, Track};
 use culvert_net::http1::{PROBLEM_TYPE, problem};
@@ -18,17 +19,19 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::cache::{Cache, Made, Of};
+use crate::cache::{Cache, Made, Of, Slot};
 use crate::{decode, jpeg};
 
 /// The word for pictures in lists, rules and figures.
 const PROTOCOL: &str = "snapshot";
 /// How long a picture is waited for: the distance of two key frames where the first is still to come.
 const PATIENCE: Duration = Duration::from_secs(12);
-/// Widths are rounded up to a multiple of this, so that there are not a thousand pictures of each frame.
-const WIDTH_STEP: u32 = 16;
+/// Widths that there are: what is asked for is rounded up to one of them, or is the picture's own. Each is a decoding of its own.
+const WIDTHS: [u32; 7] = [160, 320, 480, 640, 960, 1280, 1920];
 /// The widest that is asked for with success; no picture is made wider than it is.
 const WIDEST: u32 = 4096;
+/// The end of the year 9999, in Unix time.
+const LAST_DATE_S: u64 = 253_402_300_799;
 
 /// Where pictures come from that are not taken here.
 pub trait Elsewhere: Send + Sync + 'static {
@@ -64,6 +67,9 @@ pub enum Failure {
     /// It could not be decoded.
     #[error("the key frame could not be decoded ({0})")]
     Broken(String),
+    /// Others' pictures are being made.
+    #[error("more pictures are asked for than this node makes; try again, or ask for fewer")]
+    Busy,
     /// None came in time.
     #[error("no key frame came within 12 s")]
     Late,
@@ -76,6 +82,7 @@ impl Failure {
             Failure::NoVideo => (406, "no-track"),
             Failure::Codec(_) | Failure::Unsupported(_) | Failure::TooLarge(..) => (406, "no-decoder"),
             Failure::Broken(_) => (502, "broken-picture"),
+            Failure::Busy => (503, "busy"),
             Failure::Late => (504, "no-key-frame"),
         }
     }
@@ -90,7 +97,7 @@ struct Inner {
     elsewhere: Arc<dyn Elsewhere>,
     cache: Cache,
     /// Pictures that are made at once: each takes a core.
-    cores: Semaphore,
+    cores: Arc<Semaphore>,
     made: AtomicU64,
     kept: AtomicU64,
     failed: AtomicU64,
@@ -100,7 +107,7 @@ impl Snapshots {
     /// Viewers come in by this gate; `cores` pictures are made at once.
     pub fn new(gate: Gate, elsewhere: Arc<dyn Elsewhere>, cores: usize) -> Snapshots {
         let (made, kept, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let cores = Semaphore::new(cores.max(1));
+        let cores = Arc::new(Semaphore::new(cores.max(1)));
         Snapshots(Arc::new(Inner { gate, elsewhere, cache: Cache::default(), cores, made, kept, failed }))
     }
 
@@ -118,8 +125,8 @@ impl Snapshots {
         [("made", of(&self.0.made)), ("kept", of(&self.0.kept)), ("failed", of(&self.0.failed))]
     }
 
-    /// The newest picture of a stream, not wider than `width`.
-    async fn take(&self, ask: &Ask, width: Option<u32>) -> Result<Made, Failure> {
+    /// The newest picture of a stream, not wider than `width`. Spawns its making.
+    async fn take(&self, ask: &Ask, width: Option<u32>) -> Result<(Made, Bytes), Failure> {
         let admission = self.0.gate.play(ask).await?;
         let tracks = admission.tracks();
         let track = tracks.video().ok_or(Failure::NoVideo)?;
@@ -128,39 +135,48 @@ impl Snapshots {
         }
         let (of, track, frame) = newest_key_frame(&admission).await?;
         let slot = self.0.cache.slot(&ask.stream, width);
-        let mut place = slot.lock().await;
-        let made = match place.as_ref().filter(|made| made.of == of) {
-            Some(made) => {
-                self.0.kept.fetch_add(1, Ordering::Relaxed);
-                made.clone()
-            }
-            None => {
-                let count = |result: &Result<Made, Failure>| {
-                    let of = if result.is_ok() { &self.0.made } else { &self.0.failed };
-                    of.fetch_add(1, Ordering::Relaxed);
-                };
-                let made = self.make(ask, of, track, frame, width).await;
-                count(&made);
-                place.insert(made?).clone()
-            }
-        };
-        admission.session().count(made.jpeg.len() as u64, 1);
-        Ok(made)
+        // A task of its own: who asks and goes away must not leave the core free while it is still at work.
+        let making = tokio::spawn(self.clone().make(slot, ask.stream.clone(), of, track, frame, width));
+        let made = timeout(PATIENCE, making).await.map_err(|_| Failure::Busy)?;
+        let made = made.map_err(|_| Failure::Broken("nothing came of it".into()))?;
+        let jpeg = made.jpeg.clone()?;
+        admission.session().count(jpeg.len() as u64, 1);
+        Ok((made, jpeg))
     }
 
-    async fn make(&self, ask: &Ask, of: Of, track: Track, frame: Frame, width: Option<u32>) -> Result<Made, Failure> {
-        let _core = self.0.cores.acquire().await;
+    /// What there is in the slot of this key frame or of a newer one, or what is made now and left there. A picture that could not be made is
+    /// kept, too: it would not come out better.
+    async fn make(
+        self,
+        slot: Slot,
+        stream: StreamName,
+        of: Of,
+        track: Track,
+        frame: Frame,
+        width: Option<u32>,
+    ) -> Made {
+        let inner = &self.0;
+        let mut place = slot.lock_owned().await;
+        if let Some(made) = place.as_ref().filter(|made| made.of.epoch == of.epoch && made.of.sequence >= of.sequence) {
+            inner.kept.fetch_add(1, Ordering::Relaxed);
+            return made.clone();
+        }
+        let core = inner.cores.clone().acquire_owned().await;
         let wall = frame.wall;
         let work = move || {
+            let _core = core;
             let picture = decode::decode(&track, &frame.data)?;
-            jpeg::encode(&picture, width.map(|width| width as usize))
+            jpeg::encode(&picture, width.map(|width| width as usize)).map(Bytes::from)
         };
         // The decoders are young: should one panic, it is this picture's end and nothing else.
         let done = tokio::task::spawn_blocking(work).await;
-        let jpeg = done.unwrap_or_else(|_| Err(Failure::Broken("the decoder gave up".into()))).inspect_err(|why| {
-            tracing::info!(stream = %ask.stream, %why, "no picture");
-        })?;
-        Ok(Made { of, wall, jpeg: jpeg.into() })
+        let jpeg = done.unwrap_or_else(|_| Err(Failure::Broken("the decoder gave up".into())));
+        let count = if jpeg.is_ok() { &inner.made } else { &inner.failed };
+        count.fetch_add(1, Ordering::Relaxed);
+        if let Err(why) = &jpeg {
+            tracing::info!(%stream, %why, "no picture");
+        }
+        place.insert(Made { of, wall, jpeg }).clone()
     }
 }
 
@@ -210,7 +226,7 @@ async fn handle(
     let query = parts.uri.query().unwrap_or_default();
     let width = match parameter(query, "width").map(|text| text.parse::<u32>()) {
         None => None,
-        Some(Ok(width)) if (1..=WIDEST).contains(&width) => Some(width.next_multiple_of(WIDTH_STEP)),
+        Some(Ok(width)) if (1..=WIDEST).contains(&width) => WIDTHS.into_iter().find(|known| *known >= width),
         Some(_) => return error(400, "bad-width", "width is a number of pixels from 1 to 4096"),
     };
     let sender = Sender::of_http(&remote, &parts.headers, &parts.uri, parts.version);
@@ -225,8 +241,8 @@ async fn handle(
                 return Ok(picture.await);
             }
         }
-        let made = snapshots.take(&ask, width).await?;
-        Ok(show(&made, width, &parts.headers))
+        let (made, jpeg) = snapshots.take(&ask, width).await?;
+        Ok(show(&made, jpeg, width, &parts.headers))
     };
     answer.await.unwrap_or_else(|failure: Failure| {
         let (status, kind) = failure.status();
@@ -234,7 +250,9 @@ async fn handle(
     })
 }
 
-fn show(made: &Made, width: Option<u32>, headers: &HeaderMap) -> Response {
+fn show(made: &Made, jpeg: Bytes, width: Option<u32>, headers: &HeaderMap) -> Response {
+    // What a platform says of its clock need not be a date that HTTP has.
+    let wall = made.wall.clamp(UNIX_EPOCH, UNIX_EPOCH + Duration::from_secs(LAST_DATE_S));
     let etag = format!("\"{:x}-{:x}-{}\"", made.of.epoch, made.of.sequence, width.unwrap_or_default());
     let asked = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let known = asked.is_some_and(|tags| tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag));
@@ -242,12 +260,12 @@ fn show(made: &Made, width: Option<u32>, headers: &HeaderMap) -> Response {
         .status(if known { StatusCode::NOT_MODIFIED } else { StatusCode::OK })
         .header(header::CONTENT_TYPE, "image/jpeg")
         .header(header::ETAG, etag)
-        .header(header::LAST_MODIFIED, httpdate::fmt_http_date(made.wall))
+        .header(header::LAST_MODIFIED, httpdate::fmt_http_date(wall))
         .header(header::CACHE_CONTROL, "private, no-cache")
         .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
         .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
         .header(header::ACCESS_CONTROL_EXPOSE_HEADERS, "ETag, Last-Modified");
-    let body = if known { Body::empty() } else { Body::from(made.jpeg.clone()) };
+    let body = if known { Body::empty() } else { Body::from(jpeg) };
     response.body(body).expect("constant headers are valid, and so is an ETag of digits")
 }
 

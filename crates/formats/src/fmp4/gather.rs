@@ -86,6 +86,14 @@ impl Gather {
         }
     }
 
+    /// What follows does not follow from what came before, and need not come later on the timeline.
+    pub fn restart(&mut self) {
+        for pending in &mut self.lines {
+            pending.last = None;
+            pending.voice.iter_mut().for_each(Voice::restart);
+        }
+    }
+
     /// Bytes that [`Gather::write`] would append now.
     pub fn bytes(&self) -> usize {
         fragment::bytes(self.arrival, &self.runs())

@@ -14,6 +14,8 @@ const BITS_PER_SECOND: i32 = 24_000;
 const COMPLEXITY: i32 = 5;
 /// Sound whose stamps leave those of the samples by more is taken up anew where it says; less is the jitter of their clock.
 const JITTER: Time = Time::from_millis(60);
+/// Most seconds of sound in a frame.
+const LONGEST_S: usize = 2;
 /// More than a packet ever holds (RFC 6716 3.2.1, R5).
 const PACKET_BYTES: usize = 1275;
 
@@ -27,6 +29,8 @@ pub(super) struct Voice {
     waiting: Vec<i16>,
     /// When the first of them is due.
     due: Option<Time>,
+    /// What the encoder is made of, should it have to be made anew.
+    source: Track,
 }
 
 impl std::fmt::Debug for Voice {
@@ -65,23 +69,44 @@ impl Voice {
     pub(super) fn new(track: &Track) -> Option<Voice> {
         let (encoder, sound) = (encoder(track)?, track.sound()?);
         let (rate_hz, channels) = (sound.sample_rate_hz as usize, usize::from(sound.channels));
-        Some(Voice { encoder, codec: track.codec, rate_hz, channels, waiting: Vec::new(), due: None })
+        let source = track.clone();
+        Some(Voice { encoder, codec: track.codec, rate_hz, channels, waiting: Vec::new(), due: None, source })
     }
 
     /// Takes a frame; `out` is given each packet that is full, with its time.
     pub(super) fn push(&mut self, frame: &Frame, mut out: impl FnMut(Time, Bytes)) {
+        // Nobody speaks for so long in one breath: it is no sound, or not of this rate.
+        if frame.data.len() > self.rate_hz * self.channels * LONGEST_S {
+            return;
+        }
         let expected = self.due.map(|due| due + self.span(self.waiting.len()));
-        if expected.is_none_or(|expected| (frame.dts - expected).abs() > JITTER) {
-            self.waiting.clear();
-            self.due = Some(frame.dts);
+        let mut skip = 0;
+        match expected {
+            // Stamps that fall behind the samples: what would be heard twice at once is left out, for time does not go back.
+            Some(expected) if expected - frame.dts > JITTER => skip = self.samples(expected - frame.dts),
+            Some(expected) if frame.dts - expected <= JITTER => {}
+            Some(_) | None => {
+                self.waiting.clear();
+                self.due = Some(frame.dts);
+            }
         }
         let linear: fn(u8) -> i16 = if self.codec == Codec::G711A { a_law } else { mu_law };
-        self.waiting.extend(frame.data.iter().map(|byte| linear(*byte)));
+        self.waiting.extend(frame.data.iter().skip(skip).map(|byte| linear(*byte)));
         let (samples, mut packet) = (self.rate_hz / PACKETS_A_SECOND, [0; PACKET_BYTES]);
         let mut at = 0;
         while let Some(pcm) = self.waiting.get(at..at + samples * self.channels) {
-            // Fails only for what is checked above: the lengths of both.
-            let bytes = self.encoder.encode_s16(pcm, samples, &mut packet).unwrap_or(0);
+            // The encoder is young, and this runs where a stream is held: should it panic, the packet is lost and nothing else.
+            let encode = || self.encoder.encode_s16(pcm, samples, &mut packet);
+            let bytes = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode)) {
+                // It fails only for what is checked above: the lengths of both.
+                Ok(bytes) => bytes.unwrap_or(0),
+                Err(_) => {
+                    if let Some(anew) = encoder(&self.source) {
+                        self.encoder = anew;
+                    }
+                    0
+                }
+            };
             if let Some(data) = packet.get(..bytes).filter(|data| !data.is_empty()) {
                 out(self.due.unwrap_or(frame.dts), Bytes::copy_from_slice(data));
             }
@@ -89,6 +114,17 @@ impl Voice {
             at += pcm.len();
         }
         self.waiting.drain(..at);
+    }
+
+    /// Forgets what waits: what follows does not follow from it.
+    pub(super) fn restart(&mut self) {
+        (self.due, self.waiting) = (None, Vec::new());
+    }
+
+    /// Samples of all channels in so much time.
+    fn samples(&self, time: Time) -> usize {
+        let hz = u32::try_from(self.rate_hz).unwrap_or(1);
+        usize::try_from(time.to_ticks(hz)).unwrap_or(0).saturating_mul(self.channels)
     }
 
     fn span(&self, samples: usize) -> Time {
@@ -188,6 +224,12 @@ mod tests {
             voice.push(&frame(Time::from_millis(at), vec![0xd5; 160]), |at, _| times.push(at.millis()));
         }
         assert_eq!(times, [0, 20, 40, 60, 500, 520]);
+        // Stamps that fall behind, and a frame that is no sound: time goes on.
+        for (at, bytes) in [(440, 160), (460, 1600), (560, 8 << 20), (640, 160)] {
+            voice.push(&frame(Time::from_millis(at), vec![0xd5; bytes]), |at, _| times.push(at.millis()));
+        }
+        assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+        assert_eq!(times.last(), Some(&660));
     }
 
     #[test]
