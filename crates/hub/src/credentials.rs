@@ -4,6 +4,7 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use culvert_media::{NameError, StreamName};
 use percent_encoding::percent_decode_str;
 
 /// What a peer showed to prove who it is. `Debug` never shows the secret.
@@ -80,6 +81,13 @@ pub fn site(origin: Option<&str>, host: Option<&str>, forwarded: bool) -> String
 
 /// Headers, in lower case, by which a proxy shows that it is one (RFC 7239, RFC 9110 7.6.3, and custom).
 pub const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+
+/// The stream that a part of a URL's path names. It is decoded once and then checked: a second decode anywhere would let a name mean two
+/// things.
+pub fn stream_in_path(encoded: &str) -> Result<StreamName, NameError> {
+    let name = percent_decode_str(encoded).decode_utf8().map_err(|_| NameError::Character('\u{fffd}'))?;
+    StreamName::parse(&name)
+}
 
 /// The first value of a parameter in a query string (without `?`), percent-decoded.
 pub fn parameter(query: &str, name: &str) -> Option<String> {

@@ -22,7 +22,7 @@ mod stream;
 mod tally;
 mod timeline;
 
-pub use credentials::{Credentials, Digest, FORWARDED, parameter, site};
+pub use credentials::{Credentials, Digest, FORWARDED, parameter, site, stream_in_path};
 pub use fanout::{Attached, Class, Finished, Outlet, Pace};
 pub use feed::Feed;
 pub use figures::HubFigures;

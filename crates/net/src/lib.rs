@@ -13,6 +13,7 @@ mod tcp;
 mod text;
 pub mod tls;
 pub mod udp;
+pub mod web;
 pub mod ws;
 
 pub use conn::{Conn, Duplex, ReadHalf, Socket, WriteHalf};

@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use culvert_hub::parameter;
+use culvert_hub::{parameter, stream_in_path};
 use culvert_media::{NameError, StreamName};
-use percent_encoding::percent_decode_str;
 
 /// Where a stream's multivariant playlist is: under our prefix, and under those of m7s (m7s-v4.md 4.3).
 const PATHS: [(&str, &str); 3] = [("/play/", ".m3u8"), ("/hls/", ".m3u8"), ("/llhls/", "/index.m3u8")];
@@ -64,14 +63,14 @@ pub(crate) enum Request {
 pub(crate) fn claims(path: &str) -> Option<Result<Request, NameError>> {
     let of_session = PATHS.iter().find_map(|(prefix, _)| of_session(path.strip_prefix(prefix)?));
     if let Some((name, sid, what)) = of_session {
-        return Some(stream(name).map(|stream| Request::Of(stream, sid, what)));
+        return Some(stream_in_path(name).map(|stream| Request::Of(stream, sid, what)));
     }
     let (name, suffix) =
         PATHS.iter().find_map(|(prefix, suffix)| Some((path.strip_prefix(prefix)?.strip_suffix(suffix)?, suffix)))?;
     let up = if suffix.starts_with('/') { "../" } else { "" };
     // As it was written: one that says %2f for a slash has another place among the folders.
     let last = name.rsplit('/').next().unwrap_or_default();
-    Some(stream(name).map(|stream| Request::Begin(stream, format!("{up}{last}"))))
+    Some(stream_in_path(name).map(|stream| Request::Begin(stream, format!("{up}{last}"))))
 }
 
 /// The URI of a session's media playlist, as seen from the multivariant one.
@@ -102,12 +101,6 @@ fn of_session(path: &str) -> Option<(&str, Sid, What)> {
 /// A decimal integer (RFC 8216 4.2): digits only.
 fn number(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
-/// Decoded once, then checked: a second decode anywhere would let a name mean two things.
-fn stream(name: &str) -> Result<StreamName, NameError> {
-    let name = percent_decode_str(name).decode_utf8().map_err(|_| NameError::Character('\u{fffd}'))?;
-    StreamName::parse(&name)
 }
 
 /// Delivery directives (bis 6.2.5).

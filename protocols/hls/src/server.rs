@@ -11,9 +11,9 @@ use axum::response::Response;
 use bytes::Bytes;
 use culvert_hub::{Action, Gate, Remote, Sender};
 use culvert_media::{StreamName, Time};
-use culvert_net::http1::{PROBLEM_TYPE, problem};
+use culvert_net::web;
 use http::request::Parts;
-use http::{Method, StatusCode, header};
+use http::{HeaderValue, Method, header};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::Pieces;
@@ -119,7 +119,7 @@ async fn hls_or(Extension(hls): Extension<Hls>, http: HttpRequest, next: Next) -
     let (path, remote) = (http.uri().path(), http.extensions().get::<Remote>().cloned());
     let (Some(claimed), Some(remote)) = (claims(path), remote) else { return next.run(http).await };
     let answer = match (claimed, http.method()) {
-        (_, &Method::OPTIONS) => return preflight(),
+        (_, &Method::OPTIONS) => return web::preflight().map(Body::from),
         (_, method) if !matches!(*method, Method::GET | Method::HEAD) => {
             Err(Fault(405, "method", "playlists and segments are read with GET".into()))
         }
@@ -261,27 +261,12 @@ fn ok(kind: &'static str, body: Pieces) -> Response {
     response.body(Body::new(body)).expect("constant headers are valid")
 }
 
-fn preflight() -> Response {
-    let response = Response::builder()
-        .status(StatusCode::NO_CONTENT)
-        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
-        .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS")
-        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Range")
-        .header(header::ACCESS_CONTROL_MAX_AGE, "86400");
-    response.body(Body::empty()).expect("constant headers are valid")
-}
-
 fn error(Fault(status, kind, detail): Fault) -> Response {
-    let mut response = Response::builder()
-        .status(status)
-        .header(header::CONTENT_TYPE, PROBLEM_TYPE)
-        .header(header::CACHE_CONTROL, "no-store")
-        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+    let mut response = web::refusal(status, kind, &detail).map(Body::from);
     match status {
-        401 => response = response.header(header::WWW_AUTHENTICATE, "Basic realm=\"culvert\""),
-        405 => response = response.header(header::ALLOW, "GET, HEAD, OPTIONS"),
-        503 => response = response.header(header::RETRY_AFTER, "1"),
-        _ => {}
-    }
-    response.body(Body::from(problem(status, kind, &detail))).expect("constant headers are valid")
+        405 => response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS")),
+        503 => response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1")),
+        _ => None,
+    };
+    response
 }

@@ -11,9 +11,7 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use culvert_hub::{Action, Player, Refusal, Remote, Sender};
-use culvert_net::Conn;
-use culvert_net::http1::{PROBLEM_TYPE, problem};
-use culvert_net::ws;
+use culvert_net::{Conn, web, ws};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
@@ -38,13 +36,7 @@ impl Live {
 }
 
 async fn preflight() -> Response {
-    let response = Response::builder()
-        .status(StatusCode::NO_CONTENT)
-        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")
-        .header(header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, OPTIONS")
-        .header(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization")
-        .header(header::ACCESS_CONTROL_MAX_AGE, "86400");
-    response.body(Body::empty()).expect("constant headers are valid")
+    web::preflight().map(Body::from)
 }
 
 async fn handle(
@@ -132,14 +124,7 @@ impl Live {
 }
 
 pub(crate) fn error(status: u16, kind: &str, detail: &str) -> Response {
-    let mut response = Response::builder()
-        .status(status)
-        .header(header::CONTENT_TYPE, PROBLEM_TYPE)
-        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
-    if status == 401 {
-        response = response.header(header::WWW_AUTHENTICATE, "Basic realm=\"culvert\"");
-    }
-    response.body(Body::from(problem(status, kind, detail))).expect("constant headers are valid")
+    web::refusal(status, kind, detail).map(Body::from)
 }
 
 /// A response body that never ends by itself.

@@ -1,8 +1,7 @@
 //! Which URLs are ours, and what they ask for.
 
-use culvert_hub::{Class, parameter};
+use culvert_hub::{Class, parameter, stream_in_path};
 use culvert_media::{NameError, StreamName};
-use percent_encoding::percent_decode_str;
 
 /// Where a stream can be played as what: under our prefix, and under those of m7s (m7s-v4.md 4.3).
 const PATHS: [(&str, &str, Format); 5] = [
@@ -60,9 +59,7 @@ pub fn claims(target: &str) -> Option<Result<Request, NameError>> {
     });
     let raw = || path.strip_prefix(RAW_PREFIX).filter(|name| !name.is_empty()).map(|name| (name, Format::Raw));
     let (name, format) = found.or_else(raw)?;
-    // Decoded once, then checked: a second decode anywhere would let a name mean two things.
-    let name = percent_decode_str(name).decode_utf8().map_err(|_| NameError::Character('\u{fffd}'));
-    Some(name.and_then(|name| StreamName::parse(&name)).map(|stream| Request {
+    Some(stream_in_path(name).map(|stream| Request {
         stream,
         format,
         class: match parameter(query, "latency").as_deref() {

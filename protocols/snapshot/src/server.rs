@@ -10,11 +10,10 @@ use axum::extract::{Extension, Request};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
-use culvert_hub::{Action, Admission, Ask, BoxFuture, Gate, Next, Refusal, Remote, Sender, parameter};
+use culvert_hub::{Action, Admission, Ask, BoxFuture, Gate, Next, Refusal, Remote, Sender, parameter, stream_in_path};
 use culvert_media::{Frame, Kind, StreamName, Track};
-use culvert_net::http1::{PROBLEM_TYPE, problem};
+use culvert_net::web;
 use http::{HeaderMap, StatusCode, header};
-use percent_encoding::percent_decode_str;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -216,12 +215,9 @@ async fn handle(
     let Some(name) = name else {
         return error(404, "no-such-format", "pictures are at /snapshot/NAME.jpg");
     };
-    // Decoded once, then checked: a second decode anywhere would let a name mean two things.
-    let name = percent_decode_str(name).decode_utf8().ok().map(|name| StreamName::parse(&name));
-    let stream = match name {
-        Some(Ok(stream)) => stream,
-        Some(Err(why)) => return error(400, "bad-name", &why.to_string()),
-        None => return error(400, "bad-name", "the name is no UTF-8"),
+    let stream = match stream_in_path(name) {
+        Ok(stream) => stream,
+        Err(why) => return error(400, "bad-name", &why.to_string()),
     };
     let query = parts.uri.query().unwrap_or_default();
     let width = match parameter(query, "width").map(|text| text.parse::<u32>()) {
@@ -270,13 +266,5 @@ fn show(made: &Made, jpeg: Bytes, width: Option<u32>, headers: &HeaderMap) -> Re
 }
 
 fn error(status: u16, kind: &str, detail: &str) -> Response {
-    let mut response = Response::builder()
-        .status(status)
-        .header(header::CONTENT_TYPE, PROBLEM_TYPE)
-        .header(header::CACHE_CONTROL, "no-store")
-        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
-    if status == 401 {
-        response = response.header(header::WWW_AUTHENTICATE, "Basic realm=\"culvert\"");
-    }
-    response.body(Body::from(problem(status, kind, detail))).expect("constant headers are valid")
+    web::refusal(status, kind, detail).map(Body::from)
 }

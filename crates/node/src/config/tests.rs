@@ -104,7 +104,10 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
             "culvert.yaml:2:1: unknown key `limit`; did you mean `limits`? known keys here are listen, node, tls,",
         ),
         ("limits: {\n  viewer: 3}\n", "culvert.yaml:2:3: unknown key `viewer`; did you mean `viewers`? "),
-        ("hls: {window: 6}\n", "culvert.yaml:1:1: the key `hls` is not in this version; known keys here are listen,"),
+        (
+            "webrtc: {public_addr: x}\n",
+            "culvert.yaml:1:1: the key `webrtc` is not in this version; known keys here are listen,",
+        ),
         (
             "auth:\n  jwt: {}\n",
             "culvert.yaml:2:3: the key `jwt` is not in this version; known keys here are anonymous, users",
@@ -280,7 +283,10 @@ fn a_fault_of_a_variable_names_it() {
             &[("CULVERT_TLS__CERT", "c"), ("CULVERT_TLS__KEY", "k"), ("CULVERT_TLS__SELF_SIGNED", "true")],
             "CULVERT_TLS__CERT, CULVERT_TLS__KEY, CULVERT_TLS__SELF_SIGNED: tls has files and self_signed: true",
         ),
-        (&[("CULVERT_HLS__WINDOW", "6")], "CULVERT_HLS__WINDOW: the key `hls` is not in this version; "),
+        (
+            &[("CULVERT_WEBRTC__PUBLIC_ADDR", "6")],
+            "CULVERT_WEBRTC__PUBLIC_ADDR: the key `webrtc` is not in this version; ",
+        ),
     ] {
         let found = with("", variables).unwrap_err();
         assert!(found.starts_with(wanted), "{found}\n{wanted}");

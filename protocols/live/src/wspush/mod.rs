@@ -9,9 +9,8 @@ mod accept;
 mod receive;
 mod send;
 
-use culvert_hub::parameter;
+use culvert_hub::{parameter, stream_in_path};
 use culvert_media::{Cid, CidError, NameError, StreamName};
-use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -78,9 +77,7 @@ pub(crate) fn claims(target: &str) -> Option<Result<Target, TargetError>> {
 }
 
 fn read(name: &str, query: &str) -> Result<Target, TargetError> {
-    // Decoded once, then checked: a second decode anywhere would let a name mean two things.
-    let name = percent_decode_str(name).decode_utf8().map_err(|_| NameError::Character('\u{fffd}'))?;
-    let name = StreamName::parse(&name)?;
+    let name = stream_in_path(name)?;
     let cid = Cid::parse(&parameter(query, "cid").ok_or(TargetError::NoCid)?)?;
     Ok(Target { stream: name.with_cid(&cid)?, query: query.to_string() })
 }
