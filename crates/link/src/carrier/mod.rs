@@ -260,12 +260,15 @@ impl Carrier {
                 Some(true) => return Poll::Ready(Ok(Woken::Bytes)),
                 Some(false) if self.shared.closed().is_none() => return Poll::Ready(Ok(Woken::Rested)),
                 Some(false) => {
-                    let _ = self.poll_drain(cx)?;
+                    let _ = self.poll_drain(cx);
                     return Poll::Ready(Ok(Woken::End));
                 }
                 None => {}
             }
             if let Poll::Ready(ended) = self.poll_heartbeat(cx) {
+                if ended.is_err() && matches!(self.poll_input(cx, READ_IDLE), Poll::Ready(Ok(true))) {
+                    continue;
+                }
                 return Poll::Ready(ended.map(|()| Woken::End));
             }
             match self.poll_input(cx, READ_IDLE) {
@@ -401,13 +404,17 @@ impl AsyncRead for Carrier {
                     return Poll::Ready(Ok(()));
                 }
                 Some(false) => {
-                    // Its close is answered as far as that goes without waiting; then this is the end.
-                    let _ = this.poll_drain(cx)?;
+                    // Its close is answered as far as that goes without waiting; then this is the end, whether it still listens or not.
+                    let _ = this.poll_drain(cx);
                     return Poll::Ready(Ok(()));
                 }
                 None => {}
             }
             if let Poll::Ready(ended) = this.poll_heartbeat(cx) {
+                // Who cannot be written to may have said before why it leaves.
+                if ended.is_err() && matches!(this.poll_input(cx, READ_IDLE), Poll::Ready(Ok(true))) {
+                    continue;
+                }
                 return Poll::Ready(ended);
             }
             let left = this.payload.map_or(0, |payload| payload.left);
