@@ -156,7 +156,11 @@ impl Viewers {
             let (now, mut table) = (Instant::now(), self.table());
             let Some(viewer) = table.viewers.get_mut(&sid) else { return Err(No::Unknown) };
             (viewer.seen, viewer.asked) = (now, now);
-            std::mem::replace(&mut viewer.seat, answer.as_ref().ok().cloned())
+            match &answer {
+                // Who was only asked for leave has a seat, and meanwhile perhaps a newer one (`seat_again`).
+                Ok(_) if viewer.seat.is_some() => None,
+                answer => std::mem::replace(&mut viewer.seat, answer.as_ref().ok().cloned()),
+            }
         };
         // Outside the table's lock: the end of a session asks others.
         drop(before);
