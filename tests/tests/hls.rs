@@ -170,6 +170,7 @@ async fn who_only_looks_is_no_viewer() {
     node.until_live("live/a").await;
     let looked = request(node.address(), "HEAD", "/play/live/a.m3u8", &[]).await;
     assert_eq!((looked.status, viewers(&node)), (200, 0));
+    assert_eq!(request(node.address(), "HEAD", "/play/live/none.m3u8", &[]).await.status, 404);
     // A playlist whose media nobody fetches: a preview, a probe. It is let go long before a player would be.
     let begun = Instant::now();
     for _ in 0..20 {

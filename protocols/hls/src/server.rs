@@ -95,8 +95,8 @@ impl Hls {
         let sender = Sender::of_http(remote, &http.headers, &http.uri, http.version);
         let ask = sender.ask(Action::Play, &stream, http.uri.query().unwrap_or_default(), PROTOCOL);
         if http.method == Method::HEAD {
-            // A look: it begins nothing.
-            self.viewers.gate().may(&ask).await.map_err(No::from)?;
+            // A look: it is let in to hear what a GET would, and begins no session.
+            self.viewers.look_in(&ask).await?;
             return Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::empty())));
         }
         let (sid, seat, tracks) = self.viewers.begin(ask).await?;

@@ -173,6 +173,12 @@ impl Viewers {
         (channels.len(), channels.iter().map(|channel| channel.lock().window.bytes()).sum())
     }
 
+    /// Whether a session could begin.
+    pub(crate) async fn look_in(&self, ask: &Ask) -> Result<(), No> {
+        let admission = self.gate().play(ask).await?;
+        if fmp4::carries(&admission.tracks()) { Ok(()) } else { Err(No::Unsuited) }
+    }
+
     async fn admit(&self, ask: &Ask) -> Result<(Arc<Seat>, Tracks), No> {
         let admission = self.gate().play(ask).await?;
         let tracks = admission.tracks();
