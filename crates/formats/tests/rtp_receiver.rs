@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use culvert_formats::rtp::{Event, Format, Media, Mux, Packet, Receiver, framed};
+use culvert_formats::Event;
+use culvert_formats::rtp::{Format, Media, Mux, Packet, Receiver, framed};
 use culvert_media::codec::h264;
 use culvert_media::{Audio, Codec, Frame, Mux as _, Time, Track, TrackId, Tracks};
 

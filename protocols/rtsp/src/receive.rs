@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use culvert_formats::rtp::{Event, Receiver, is_rtcp};
+use culvert_formats::Event;
+use culvert_formats::rtp::{Receiver, is_rtcp};
 use culvert_hub::{Publisher, Replaced};
 
 use crate::map;

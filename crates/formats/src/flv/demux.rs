@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use culvert_media::codec::{self, aac, av1, h264, h265, nal, vp9};
+use culvert_media::codec::{self, aac, av1, h264, h265, mp3, nal, vp9};
 use culvert_media::{Audio, Codec, CodecError, Frame, Kind, Time, Track, TrackId, Tracks};
 
 use super::body::{self, Body, Content, Packet};
 use super::clock::Clock;
 use super::probe::Probe;
-use super::{Error, MAX_TAG_BYTES, TagKind, announce, mp3};
+use super::{Error, MAX_TAG_BYTES, TagKind, announce};
 
 /// Largest configuration record: a parameter set may have 64 KiB (security.md S22) and there is seldom more than one.
 const MAX_CONFIG_BYTES: usize = 128 * 1024;
@@ -214,7 +214,7 @@ impl Demux {
             Codec::G711A | Codec::G711U | Codec::Mp3 => {
                 let sound = match sound {
                     Some(sound) => sound,
-                    None => mp3::sound(data).map_err(|source| Error::Frame { codec, source })?,
+                    None => mp3::Header::parse(data).map_err(|source| Error::Frame { codec, source })?.audio,
                 };
                 if known.is_some_and(|track| track.sound() == Some(sound)) {
                     return Ok(());

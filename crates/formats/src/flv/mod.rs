@@ -12,7 +12,6 @@ mod announce;
 mod body;
 mod clock;
 mod demux;
-mod mp3;
 mod mux;
 mod probe;
 mod raw;

@@ -1,10 +1,12 @@
 //! Fragmented MP4 (ISO 14496-12), as browsers' Media Source Extensions, ffmpeg and HLS read it.
 //!
 //! [`init`] is the part that says what the tracks are; its boxes are mp4-atom's.
-//! [`Mux`] makes a fragment of each frame, once for all viewers; [`Gather`] makes one of many. Not here: whole files, editing, encryption.
+//! [`Mux`] makes a fragment of each frame, once for all viewers; [`Gather`] makes one of many. [`Demux`] reads what others made. Not here: whole
+//! files, editing, encryption.
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod codecs;
+mod demux;
 mod fragment;
 mod gather;
 mod init;
@@ -14,6 +16,7 @@ mod tests;
 mod voice;
 
 pub use codecs::{codecs, mime};
+pub use demux::{Demux, Error};
 pub use gather::Gather;
 pub use init::init;
 pub use mux::{MergedMux, MergedWsMux, Mux, Packer, WsMux};

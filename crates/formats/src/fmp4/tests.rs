@@ -8,8 +8,8 @@ use mp4_atom::{Any, Codec as SampleEntry, DecodeMaybe, Moov};
 
 use super::*;
 
-const VIDEO: TrackId = TrackId(3);
-const AUDIO: TrackId = TrackId(5);
+pub(super) const VIDEO: TrackId = TrackId(3);
+pub(super) const AUDIO: TrackId = TrackId(5);
 
 /// Records of libx264, libx265, libaom, SVT-AV1 and libvpx, as ffmpeg 5.1 wrote them.
 const AVC: &str = "0142c015ffe100196742c015d901b1fe4f011000000300100000030320f162e48001000568cb83cb20";
@@ -27,11 +27,11 @@ fn track(id: TrackId, codec: Codec, hex: &str) -> Track {
     Track::new(id, codec, config.into()).unwrap()
 }
 
-fn h264_aac() -> Tracks {
+pub(super) fn h264_aac() -> Tracks {
     Tracks::new(vec![track(VIDEO, Codec::H264, AVC), track(AUDIO, Codec::Aac, AAC)])
 }
 
-fn frame(track: TrackId, dts_ms: i64, pts_ms: i64, key: bool) -> Frame {
+pub(super) fn frame(track: TrackId, dts_ms: i64, pts_ms: i64, key: bool) -> Frame {
     let (dts, pts) = (Time::from_millis(dts_ms), Time::from_millis(pts_ms));
     let wall = UNIX_EPOCH + Duration::from_secs(1);
     Frame { track, dts, pts, key, discontinuity: false, wall, data: Bytes::from_static(b"coded") }

@@ -5,11 +5,9 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod clock;
-mod config;
 mod depay;
 mod dts;
 mod mux;
-mod nal;
 mod packet;
 mod pay;
 mod receive;
@@ -20,7 +18,7 @@ pub use clock::{Sync, Unwrap};
 pub use depay::{Depacketizer, Format};
 pub use mux::{Framed, Line, Mux, TRACKS, framed};
 pub use packet::{HEADER_BYTES, Packet, is_rtcp};
-pub use receive::{Event, Media, Receiver};
+pub use receive::{Media, Receiver};
 pub use reorder::Reorder;
 
 use thiserror::Error;

@@ -4,16 +4,17 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use culvert_media::codec::{aac, av1, check_frame, opus};
+use culvert_media::codec::{aac, av1, check_frame, mp3, opus};
 use culvert_media::{Audio, Codec, Frame, Kind, Track, TrackId, Tracks};
 
 use super::clock::Sync;
-use super::config::Sets;
 use super::depay::{Depacketizer, Format, Payload, Unit};
 use super::dts::Dts;
 use super::packet::Packet;
 use super::rtcp::{self, Message, Reception};
 use super::{Error, Reorder};
+use crate::Event;
+use crate::sets::Sets;
 
 /// How long the tracks are waited for that were announced and have not sent anything; a camera may announce sound that is switched off.
 const WAIT: Duration = Duration::from_millis(1000);
@@ -35,17 +36,6 @@ pub struct Media {
     pub audio: Option<Audio>,
     /// Which of the packets are its own; None: all.
     pub payload_type: Option<u8>,
-}
-
-/// What comes out.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// The frames that follow are of these.
-    Tracks(Tracks),
-    /// An access unit, whole.
-    Frame(Frame),
-    /// Frames are missing here: packets of a picture were lost.
-    Gap,
 }
 
 /// Receives a session.
@@ -425,8 +415,8 @@ impl Source {
             }
             Codec::Mp3 => {
                 if self.track.is_none() {
-                    let (sample_rate_hz, channels) = super::depay::mpeg_audio(&unit.data)?;
-                    self.track = Some(Track::audio(self.id, codec, Audio { sample_rate_hz, channels }));
+                    let audio = mp3::Header::parse(&unit.data)?.audio;
+                    self.track = Some(Track::audio(self.id, codec, audio));
                 }
                 Some(unit.data.clone())
             }

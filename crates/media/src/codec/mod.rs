@@ -11,6 +11,7 @@ pub mod bits;
 mod disposable;
 pub mod h264;
 pub mod h265;
+pub mod mp3;
 pub mod nal;
 pub mod opus;
 pub mod vp8;

@@ -12,13 +12,12 @@ mod vp9;
 mod whole;
 
 pub(super) use latm::config_of_mux;
-pub(super) use mpa::mpeg_audio;
 
 use bytes::{Bytes, BytesMut};
 use culvert_media::Codec;
 
 use super::Error;
-use super::nal::Kind;
+use crate::nal::Kind;
 
 /// Most bytes of an access unit (security.md S21).
 const UNIT_BYTES: usize = 8 << 20;
@@ -146,6 +145,13 @@ impl Depacketizer {
 
     pub(super) fn config(&mut self) -> Option<Bytes> {
         self.0.config()
+    }
+
+    /// The frames in a payload that is whole, from another container than RTP, and a configuration in it that is another than before.
+    pub(crate) fn whole(&mut self, data: &[u8]) -> Result<(Vec<Bytes>, Option<Bytes>), Error> {
+        let mut units = Vec::new();
+        self.handle(&Payload { data, marker: true, timestamp: 0, lost: false }, &mut units)?;
+        Ok((units.into_iter().map(|unit| unit.data).collect(), self.config()))
     }
 }
 

@@ -3,16 +3,12 @@
 //! Layer III alone, since the hub has no other; frames of free format say no length and are refused.
 
 use bytes::Bytes;
-use culvert_media::CodecError;
-use culvert_media::codec::bits::Reader;
+use culvert_media::codec::mp3::Header;
 
 use super::{Depay, Error, Gathering, Payload, Unit};
 
 /// Ticks of a second: RFC 3551 4.5.13.
 const CLOCK_HZ: u64 = 90_000;
-/// bitrate_index of layer III in kbit/s, of MPEG-1 and of MPEG-2 and 2.5; 0 is free format.
-const RATES_1: [u32; 15] = [0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320];
-const RATES_2: [u32; 15] = [0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160];
 
 /// Gathers frames.
 #[derive(Debug, Default)]
@@ -57,10 +53,12 @@ impl Depacketizer {
         let (mut rest, mut samples) = (data, 0u64);
         while !rest.is_empty() {
             let header = Header::parse(rest)?;
-            let timestamp = first.wrapping_add((samples * CLOCK_HZ / u64::from(header.rate_hz)) as u32);
-            let Some((frame, behind)) = rest.split_at_checked(header.frame_bytes) else {
+            let bytes = header.bytes()?;
+            let rate_hz = u64::from(header.audio.sample_rate_hz);
+            let timestamp = first.wrapping_add((samples * CLOCK_HZ / rate_hz) as u32);
+            let Some((frame, behind)) = rest.split_at_checked(bytes) else {
                 self.unit.timestamp = timestamp;
-                self.frame_bytes = header.frame_bytes;
+                self.frame_bytes = bytes;
                 self.unit.packet()?;
                 return self.unit.put(rest);
             };
@@ -87,56 +85,6 @@ impl Depacketizer {
     }
 }
 
-/// Sample rate in Hz and channels of a frame.
-pub(in super::super) fn mpeg_audio(frame: &[u8]) -> Result<(u32, u8), Error> {
-    Header::parse(frame).map(|header| (header.rate_hz, header.channels))
-}
-
-/// What the header of a frame says.
-#[derive(Debug, PartialEq, Eq)]
-struct Header {
-    /// With the header itself.
-    frame_bytes: usize,
-    /// Of one channel.
-    samples: u32,
-    rate_hz: u32,
-    channels: u8,
-}
-
-impl Header {
-    /// ISO 11172-3 2.4.1.3 and ISO 13818-3 2.4.1.3.
-    fn parse(data: &[u8]) -> Result<Header, Error> {
-        let mut bits = Reader::new("MPEG audio header", data);
-        let value = |what, value: u32| Error::from(CodecError::Value { what, value: u64::from(value) });
-        let (sync, version, layer) = (bits.bits(11)?, bits.bits(2)?, bits.bits(2)?);
-        bits.skip(1)?; // protection_bit
-        let (bitrate, rate, padding) = (bits.bits(4)?, bits.bits(2)?, bits.bits(1)?);
-        bits.skip(1)?; // private_bit
-        let channels = if bits.bits(2)? == 3 { 1 } else { 2 };
-        bits.skip(6)?; // to the end of the header, which must be there
-        if sync != 0x7ff {
-            return Err(value("MPEG audio sync word", sync));
-        }
-        if layer != 1 {
-            return Err(value("MPEG audio layer", layer));
-        }
-        let first = version == 3;
-        let divisor = match version {
-            3 => 1,
-            2 => 2,
-            0 => 4,
-            _ => return Err(value("MPEG audio version", version)),
-        };
-        let kbit = if first { RATES_1 } else { RATES_2 }.get(bitrate as usize).copied().filter(|kbit| *kbit > 0);
-        let kbit = kbit.ok_or_else(|| value("MPEG audio bit rate", bitrate))?;
-        let base_hz = [44_100, 48_000, 32_000].get(rate as usize).copied();
-        let rate_hz = base_hz.ok_or_else(|| value("MPEG audio sample rate", rate))? / divisor;
-        let samples = if first { 1152 } else { 576 };
-        let frame_bytes = samples / 8 * 1000 * kbit / rate_hz + padding;
-        Ok(Header { frame_bytes: frame_bytes as usize, samples, rate_hz, channels })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use culvert_media::{Audio, Codec, Frame, Time, Track, TrackId};
@@ -150,7 +98,7 @@ mod tests {
     /// An MPEG-1 frame at 44,100 Hz with this bit rate.
     fn frame(bitrate: u8, padding: bool) -> Vec<u8> {
         let mut data = vec![0xff, 0xfb, bitrate << 4 | u8::from(padding) << 1, 0];
-        let len = Header::parse(&data).unwrap().frame_bytes;
+        let len = Header::parse(&data).unwrap().bytes().unwrap();
         data.extend((4..len).map(|at| at as u8));
         data
     }
@@ -180,28 +128,6 @@ mod tests {
             depacketizer.handle(&payload, &mut out).unwrap();
         }
         out
-    }
-
-    #[test]
-    fn headers_say_length_samples_and_rate() {
-        let parse = |header: [u8; 4]| Header::parse(&header).map(|h| (h.frame_bytes, h.samples, h.rate_hz));
-        assert_eq!(parse([0xff, 0xfb, 0x90, 0]), Ok((417, 1152, 44_100))); // 128 kbit/s
-        assert_eq!(parse([0xff, 0xfb, 0x92, 0]), Ok((418, 1152, 44_100)));
-        assert_eq!(parse([0xff, 0xfb, 0xe4, 0]), Ok((960, 1152, 48_000))); // 320 kbit/s
-        assert_eq!(parse([0xff, 0xf3, 0x80, 0]), Ok((208, 576, 22_050))); // MPEG-2, 64 kbit/s
-        assert_eq!(parse([0xff, 0xe3, 0x18, 0]), Ok((72, 576, 8000))); // MPEG-2.5, 8 kbit/s
-        for bad in [
-            [0xff, 0xfd, 0x90, 0],
-            [0xff, 0xfb, 0, 0],
-            [0xff, 0xfb, 0xf0, 0],
-            [0xff, 0xfb, 0x9c, 0],
-            [0xff, 0xeb, 0x90, 0],
-        ] {
-            assert!(parse(bad).is_err(), "{bad:02x?}");
-        }
-        assert!(Header::parse(&[0xff, 0xfb, 0x90]).is_err());
-        assert_eq!(mpeg_audio(&[0xff, 0xfb, 0x90, 0x40]), Ok((44_100, 2)), "joint stereo");
-        assert_eq!(mpeg_audio(&[0xff, 0xf3, 0x80, 0xc0]), Ok((22_050, 1)));
     }
 
     #[test]
@@ -275,7 +201,7 @@ mod tests {
                 let _ = depacketizer.handle(&payload, &mut out);
             }
             for unit in &out {
-                prop_assert!(Header::parse(&unit.data).is_ok_and(|header| header.frame_bytes == unit.data.len()));
+                prop_assert!(Header::parse(&unit.data).is_ok_and(|header| header.bytes() == Ok(unit.data.len())));
             }
         }
     }

@@ -3,8 +3,8 @@
 use culvert_media::codec::nal;
 
 use super::{Depay, Gathering, Payload, Unit};
+use crate::nal::{Kind, Role};
 use crate::rtp::Error;
-use crate::rtp::nal::{Kind, Role};
 
 #[derive(Debug)]
 pub(super) struct Depacketizer {

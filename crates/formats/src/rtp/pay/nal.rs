@@ -5,7 +5,7 @@ use culvert_media::codec::{h264, h265, nal};
 use culvert_media::{Codec, Frame, Track};
 
 use super::{Emit, Piece};
-use crate::rtp::nal::{Kind, Role};
+use crate::nal::{Kind, Role};
 
 #[derive(Debug)]
 pub(in super::super) struct Packetizer {

@@ -2,17 +2,16 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use culvert_media::codec::{h264, h265, nal};
-use culvert_media::{Codec, Track, TrackId};
+use culvert_media::{Codec, CodecError, Track, TrackId};
 
-use super::Error;
-use super::nal::{Kind, Role};
+use crate::nal::{Kind, Role};
 
 /// Most sets of each kind that are kept; H.264 allows 32 and 256, and nobody uses more than a few.
 const SETS: usize = 16;
 
 /// The sets in force.
 #[derive(Clone, Debug)]
-pub(super) struct Sets {
+pub(crate) struct Sets {
     codec: Codec,
     kind: Kind,
     /// Video, sequence and picture parameter sets.
@@ -21,13 +20,13 @@ pub(super) struct Sets {
 }
 
 impl Sets {
-    pub(super) fn new(codec: Codec) -> Sets {
+    pub(crate) fn new(codec: Codec) -> Sets {
         let kind = if codec == Codec::H265 { Kind::H265 } else { Kind::H264 };
         Sets { codec, kind, sets: [Vec::new(), Vec::new(), Vec::new()], changed: false }
     }
 
     /// Takes those of a record and returns its track. None: it is no record of this codec.
-    pub(super) fn begin(&mut self, id: TrackId, config: &Bytes) -> Option<Track> {
+    pub(crate) fn begin(&mut self, id: TrackId, config: &Bytes) -> Option<Track> {
         let track = Track::new(id, self.codec, config.clone()).ok()?;
         match self.kind {
             Kind::H264 if self.codec == Codec::H264 => {
@@ -45,7 +44,7 @@ impl Sets {
     }
 
     /// Takes parameter sets out of a unit and returns the rest of it. None: there is no picture in it.
-    pub(super) fn take(&mut self, data: &Bytes) -> Result<Option<Bytes>, Error> {
+    pub(crate) fn take(&mut self, data: &Bytes) -> Result<Option<Bytes>, CodecError> {
         let kind = self.kind;
         let role = |unit: &[u8]| unit.first().map_or(Role::Unknown, |first| kind.role(*first));
         let (mut has_sets, mut has_picture) = (false, false);
@@ -92,7 +91,7 @@ impl Sets {
     }
 
     /// The track of the sets, where they have changed and are all there.
-    pub(super) fn track(&mut self, id: TrackId) -> Option<Track> {
+    pub(crate) fn track(&mut self, id: TrackId) -> Option<Track> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -105,7 +104,7 @@ impl Sets {
     }
 
     /// How many pictures may be shown before one that was decoded earlier, where the sets say so.
-    pub(super) fn reordering(&self) -> Option<usize> {
+    pub(crate) fn reordering(&self) -> Option<usize> {
         let [_, sps, _] = &self.sets;
         let sps = sps.first()?;
         match self.kind {

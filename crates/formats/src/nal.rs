@@ -1,16 +1,16 @@
-//! What packets of H.264 (RFC 6184) and H.265 (RFC 7798) have in common, and where they differ: headers of one or two bytes, and the
-//! numbers of types.
+//! What NAL units of H.264 and H.265 and their packets (RFC 6184, RFC 7798) have in common, and where they differ: headers of one or two
+//! bytes, and the numbers of types.
 
 /// Which of the two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     H264,
     H265,
 }
 
-/// What a NAL unit is to a packetiser.
+/// What a NAL unit, or the payload of a packet, is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Role {
+pub(crate) enum Role {
     /// A slice.
     Picture,
     /// A parameter set: video, sequence, picture.
@@ -29,7 +29,7 @@ pub(super) enum Role {
 
 impl Kind {
     /// Bytes of a NAL unit's header.
-    pub(super) const fn header_bytes(self) -> usize {
+    pub(crate) const fn header_bytes(self) -> usize {
         match self {
             Kind::H264 => 1,
             Kind::H265 => 2,
@@ -37,7 +37,7 @@ impl Kind {
     }
 
     /// The type in the first byte of a header.
-    pub(super) const fn type_of(self, first: u8) -> u8 {
+    pub(crate) const fn type_of(self, first: u8) -> u8 {
         match self {
             Kind::H264 => first & 0x1f,
             Kind::H265 => first >> 1 & 0x3f,
@@ -45,7 +45,7 @@ impl Kind {
     }
 
     /// What a unit, or a payload, that begins with this byte is.
-    pub(super) const fn role(self, first: u8) -> Role {
+    pub(crate) const fn role(self, first: u8) -> Role {
         match (self, self.type_of(first)) {
             // RFC 6184 5.2; ITU-T H.264 table 7-1.
             (Kind::H264, 1..=5) => Role::Picture,
@@ -66,9 +66,17 @@ impl Kind {
         }
     }
 
+    /// Whether a unit that begins with this byte is an access unit delimiter.
+    pub(crate) const fn is_delimiter(self, first: u8) -> bool {
+        match self {
+            Kind::H264 => self.type_of(first) == 9,
+            Kind::H265 => self.type_of(first) == 35,
+        }
+    }
+
     /// Whether a slice is the first of its picture: first_mb_in_slice is 0, or first_slice_segment_in_pic_flag is set. Both are the first
     /// bit behind the header.
-    pub(super) fn begins_picture(self, unit: &[u8]) -> bool {
+    pub(crate) fn begins_picture(self, unit: &[u8]) -> bool {
         unit.get(self.header_bytes()).is_some_and(|byte| byte & 0x80 != 0)
     }
 }
