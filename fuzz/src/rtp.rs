@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use culvert_formats::rtp::rtcp::{self, Block, Message};
 use culvert_formats::Event;
+use culvert_formats::rtp::rtcp::{self, Block, Message};
 use culvert_formats::rtp::{self, Format, Media, Packet, Receiver};
 use culvert_media::codec::{check_frame, nal, opus};
 use culvert_media::{Audio, Codec, Frame, Kind, Mux as _, Time, Track, TrackId, Tracks};

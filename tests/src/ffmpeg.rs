@@ -145,6 +145,24 @@ impl Ffmpeg {
         command.spawn().expect("ffmpeg was just run")
     }
 
+    /// Writes HLS of 1 s segments, six at a time, into a directory, in real time until what is returned is dropped. `arguments` are of its
+    /// HLS muxer, and the name of the playlist.
+    pub fn segment(&self, media: Media, directory: &Path, arguments: &[&str]) -> Child {
+        let mut command = self.command("fatal");
+        command.args(media.arguments().split(' ')).args([
+            "-t",
+            "120",
+            "-f",
+            "hls",
+            "-hls_time",
+            "1",
+            "-hls_list_size",
+            "6",
+        ]);
+        command.args(arguments).current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null());
+        command.spawn().expect("ffmpeg was just run")
+    }
+
     /// Makes a recording, faster than real time.
     pub async fn record(&self, media: Media, seconds: u64) -> Vec<u8> {
         let mut command = self.command("fatal");

@@ -20,6 +20,7 @@ pub mod rtmp;
 pub mod rtsp;
 pub mod view;
 pub mod wait;
+pub mod web;
 
 pub use ffmpeg::Ffmpeg;
 pub use node::TestNode;

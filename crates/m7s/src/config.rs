@@ -23,7 +23,7 @@ pub fn translate(file: &Value) -> Option<Translated> {
         match block.to_ascii_lowercase().as_str() {
             "global" => {}
             "erwscascade" => work.erwscascade(value),
-            known @ ("rtmp" | "hdl" | "rtsp") => work.protocol(known, value),
+            known @ ("rtmp" | "hdl" | "rtsp" | "hls") => work.protocol(known, value),
             _ => work.warn(format!("`{block}` means nothing here and is left out")),
         }
     }
@@ -170,10 +170,14 @@ impl Work {
         {
             self.set("/rtmp/listen", if listen.is_empty() { Value::Null } else { address(listen).into() });
         }
+        if block == "hls" {
+            self.hls(value);
+        }
         if let Some(pull) = value.get("pull") {
             let regular = pull.get("enableregexp").and_then(Value::as_bool) == Some(true);
             for (key, ours) in [("pullonstart", "always"), ("pullonsub", "on_demand")] {
                 for (stream, url) in table(pull.get(key)) {
+                    let url = if block == "hls" && !url.contains(".m3u8") { format!("{url}#hls") } else { url };
                     if regular && stream.contains(['(', '[', '\\', '+']) {
                         self.warn(format!("`{block}.pull`: {stream} is left out; patterns here have * and **"));
                     } else {
@@ -193,8 +197,19 @@ impl Work {
         self.leftovers(
             block,
             value,
-            &["tcp", "pull", "push", "publish", "subscribe", "listenaddr", "udpaddr", "rtcpaddr"],
+            &["tcp", "pull", "push", "publish", "subscribe", "listenaddr", "udpaddr", "rtcpaddr", "fragment", "window"],
         );
+    }
+
+    /// How streams are cut, where ours can be cut so.
+    fn hls(&mut self, hls: &Value) {
+        if let Some(fragment) = hls.get("fragment").and_then(scalar) {
+            self.set("/hls/segment", fragment.into());
+        }
+        if let Some(window) = hls.get("window").and_then(Value::as_u64) {
+            // There it is of whole segments that have ended, of which 2 were usual; a player needs three.
+            self.set("/hls/window", json!(window.clamp(3, 60)));
+        }
     }
 
     /// Two addresses there, a pair of ports here.
@@ -250,7 +265,8 @@ mod tests {
                 "push": {"repush": -1, "pushlist": {"njtv/glgc": "ws://127.0.0.1:8450/erwscascade/wspush/njtv/glgc"}},
             },
             "rtmp": {"tcp": {"listenaddr": ":1936"}, "pull": {"pullonstart": {"live/a": "rtmp://h/a"}, "pullonsub": {"live/b": "rtsp://h/b"}}},
-            "hls": {"fragment": "2s"},
+            "hls": {"fragment": "2s", "window": 2, "preload": true, "pull": {"pullonstart": {"live/c": "https://h/c.m3u8", "live/d": "http://h/d?x"}}},
+            "snap": {"filter": ".*"},
         });
         let Translated { config, warnings } = translate(&file).unwrap();
         assert_eq!(
@@ -261,11 +277,13 @@ mod tests {
                 "cascade": {"uppers": [{"url": "wss://47.111.28.16:8441"}, {"url": "ws://[::1]:80/a/b"}]},
                 "push": {"retry": "forever", "list": {"njtv/glgc": "ws://127.0.0.1:8450/erwscascade/wspush/njtv/glgc"}},
                 "rtmp": {"listen": "0.0.0.0:1936"},
-                "pull": {"always": {"live/a": "rtmp://h/a"}, "on_demand": {"live/b": "rtsp://h/b"}},
+                "hls": {"segment": "2s", "window": 3},
+                "pull": {"always": {"live/a": "rtmp://h/a", "live/c": "https://h/c.m3u8", "live/d": "http://h/d?x#hls"}, "on_demand": {"live/b": "rtsp://h/b"}},
             })
         );
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
-        assert!(warnings.iter().any(|warning| warning.contains("`hls`")), "{warnings:?}");
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        assert!(warnings.iter().any(|warning| warning.contains("`hls`: preload")), "{warnings:?}");
+        assert!(warnings.iter().any(|warning| warning.contains("`snap`")), "{warnings:?}");
     }
 
     #[test]

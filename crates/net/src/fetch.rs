@@ -274,7 +274,10 @@ mod tests {
                         }
                         head.push(byte[0]);
                     }
-                    let Some(answer) = answers.next().filter(|_| !head.is_empty()) else { return };
+                    if head.is_empty() {
+                        break;
+                    }
+                    let Some(answer) = answers.next() else { return };
                     seen.send((connection, String::from_utf8(head).unwrap())).ok();
                     socket.write_all(answer.as_bytes()).await.unwrap();
                 }
@@ -304,6 +307,20 @@ mod tests {
             connections.push(connection);
         }
         assert_eq!(connections, [0, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_sends_more_than_it_said_costs_its_connection_alone() {
+        const MORE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi and so on, which nobody asked for";
+        let (url, mut asked) = server(&[MORE, MORE, MORE], 9).await;
+        let mut fetcher = fetcher();
+        for _ in 0..3 {
+            let page = fetcher.get(&url, None).await.unwrap();
+            assert_eq!(page.whole(2, SECOND).await.unwrap(), "hi");
+        }
+        let connections: Vec<_> =
+            std::iter::from_fn(|| asked.try_recv().ok()).map(|(connection, _)| connection).collect();
+        assert_eq!(connections, [0, 1, 2]);
     }
 
     #[tokio::test]

@@ -75,7 +75,6 @@ pub struct Demux {
     program: Vec<psi::Entry>,
     streams: Vec<Stream>,
     others: Vec<u8>,
-    next_id: u8,
     clock: Clock,
     /// Changed since it was last said.
     announced: Vec<Track>,
@@ -192,11 +191,10 @@ impl Demux {
                 continue;
             }
             let stream_type = entry.stream_type;
-            match Stream::new(entry, TrackId(self.next_id)) {
-                Some(stream) => {
-                    self.next_id = self.next_id.wrapping_add(1);
-                    self.streams.push(stream);
-                }
+            let taken = |id: &u8| known.iter().chain(&self.streams).any(|stream| stream.own.id() == TrackId(*id));
+            let id = (0..=u8::MAX).find(|id| !taken(id)).unwrap_or_default();
+            match Stream::new(entry, TrackId(id)) {
+                Some(stream) => self.streams.push(stream),
                 None => self.others.push(stream_type),
             }
         }

@@ -97,6 +97,15 @@ impl Plugin {
         }
     }
 
+    /// An order to pull by this plugin: what HLS pulls is a playlist, whatever its address looks like.
+    fn pulled(self, order: Order) -> Order {
+        let is_marked = order.target.contains(['#', ' ']) || order.target.contains(".m3u8");
+        match self {
+            Plugin::Hls if !is_marked => Order { target: format!("{}#hls", order.target), ..order },
+            Plugin::Hls | Plugin::Rtmp | Plugin::Rtsp | Plugin::Hdl => order,
+        }
+    }
+
     /// By its name in a path.
     fn of_path(name: &str) -> Option<Plugin> {
         match name {
@@ -227,7 +236,7 @@ pub fn asked(target: &str) -> Option<Result<Asked, Fault>> {
             let plugin = Plugin::of_path(plugin)?;
             match call {
                 "list" => Ok(Asked::ListOf(plugin)),
-                "pull" => order(pull_saved).map(Asked::Pull),
+                "pull" => order(pull_saved).map(|order| Asked::Pull(plugin.pulled(order))),
                 "push" if matches!(plugin, Plugin::Rtmp | Plugin::Rtsp) => order(push_saved).map(Asked::Push),
                 _ => return None,
             }

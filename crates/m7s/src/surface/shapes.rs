@@ -64,6 +64,7 @@ fn plugin(url: &str) -> &'static str {
         "rtmp" | "rtmps" => Plugin::Rtmp.name(),
         "rtsp" | "rtsps" => Plugin::Rtsp.name(),
         "ws" | "wss" => "Wsc",
+        _ if url.ends_with("#hls") => Plugin::Hls.name(),
         _ if url.split(['?', '#']).next().is_some_and(|path| path.ends_with(".m3u8")) => Plugin::Hls.name(),
         _ => Plugin::Hdl.name(),
     }

@@ -19,7 +19,7 @@ const PUSH_SCHEMES: [&str; 6] = ["rtsp", "rtsps", "rtmp", "rtmps", "ws", "wss"];
 /// Known from the documents, and to come.
 const LATER_SCHEMES: [&str; 2] = ["ws", "wss"];
 
-/// Where a stream is pulled from: `rtsp`, `rtsps`, `rtmp`, `rtmps`, `http` or `https` (FLV). Shown masked.
+/// Where a stream is pulled from: `rtsp`, `rtsps`, `rtmp`, `rtmps`, `http` or `https` (FLV, HLS). Shown masked.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PullUrl(Url);
 
@@ -31,6 +31,12 @@ impl PullUrl {
     /// Checks scheme and host; the fault is a sentence without the URL.
     pub fn parse(text: &str) -> Result<PullUrl, String> {
         checked(text, &PULL_SCHEMES).map(PullUrl)
+    }
+
+    /// Whether it is an HLS playlist: it ends so, or `#hls` says so.
+    pub fn is_hls(&self) -> bool {
+        let ends = [".m3u8", ".m3u"].iter().any(|end| self.0.path().to_ascii_lowercase().ends_with(end));
+        matches!(self.0.scheme(), "http" | "https") && (ends || self.0.fragment() == Some("hls"))
     }
 
     /// With its secrets.
@@ -73,7 +79,11 @@ pub(super) fn checked(text: &str, schemes: &[&str]) -> Result<Url, String> {
     if url.port() == Some(0) {
         return Err("port 0 cannot be dialled".into());
     }
-    let chooses = matches!(scheme, "rtsp" | "rtsps") && matches!(url.fragment(), Some("tcp" | "udp"));
+    let chooses = match scheme {
+        "rtsp" | "rtsps" => matches!(url.fragment(), Some("tcp" | "udp")),
+        "http" | "https" => url.fragment() == Some("hls"),
+        _ => false,
+    };
     if url.fragment().is_some() && !chooses {
         return Err("a # has no meaning here; write it as %23 if it is part of the URL".into());
     }
@@ -247,6 +257,20 @@ mod tests {
             "http: is not possible here; a URL here begins with rtsp://, rtsps://, rtmp://, rtmps://, ws://, wss://"
         );
         assert!(PushUrl::parse("wss://h/context/erwscascade/wspush/live/a?cid=c1").is_ok());
+    }
+
+    #[test]
+    fn a_playlist_is_told_from_flv_by_its_end_or_by_what_is_said() {
+        let is_hls = |url: &str| PullUrl::parse(url).unwrap().is_hls();
+        for url in ["http://h/a.m3u8", "https://h/a.M3U8?token=x", "http://h/list?id=1#hls", "http://h/a.m3u"] {
+            assert!(is_hls(url), "{url}");
+        }
+        for url in ["http://h/a.flv", "http://h/a?x=.m3u8", "rtmp://h/a.m3u8"] {
+            assert!(!is_hls(url), "{url}");
+        }
+        for url in ["http://h/a#flv", "rtmp://h/a#hls"] {
+            assert!(PullUrl::parse(url).unwrap_err().contains('#'), "{url}");
+        }
     }
 
     #[test]

@@ -260,6 +260,10 @@ impl Pulls {
                 "rtmp" | "rtmps" => culvert_rtmp::pull(url.as_str(), tls, silence, &publisher, &mut begun)
                     .await
                     .map_err(|e| (e.to_string(), false)),
+                _ if pull.url.is_hls() => {
+                    let ended = culvert_hls::pull(url, tls, silence, &publisher, &mut begun).await;
+                    ended.map_err(|e| (e.to_string(), false))
+                }
                 _ => {
                     let ended = culvert_live::pull(url, tls, silence, &publisher, &mut begun).await;
                     ended.map_err(|e| (e.to_string(), false))
