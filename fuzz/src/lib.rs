@@ -16,6 +16,7 @@ mod relay;
 mod rtmp;
 mod rtp;
 mod rtsp;
+mod segments;
 pub mod split;
 
 /// A target's name and itself.
@@ -33,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("m7s_control", m7s::m7s_control),
     ("m7s_doubled", m7s::m7s_doubled),
     ("m7s_proxy_url", m7s::m7s_proxy_url),
+    ("mp4", segments::mp4),
     ("relay", relay::relay),
     ("rtcp", rtp::rtcp),
     ("rtmp_chunks", rtmp::rtmp_chunks),
@@ -45,4 +47,5 @@ pub const TARGETS: &[Target] = &[
     ("sdp", rtsp::sdp),
     ("sps264", codec::sps264),
     ("sps265", codec::sps265),
+    ("ts", segments::ts),
 ];

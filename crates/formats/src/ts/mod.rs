@@ -67,7 +67,7 @@ impl Clock {
 /// Takes a transport stream apart.
 #[derive(Debug, Default)]
 pub struct Demux {
-    /// Less than a packet.
+    /// Less than a packet and the byte behind it.
     rest: Vec<u8>,
     pat: Sections,
     pmt: Option<(u16, Sections)>,
@@ -99,28 +99,38 @@ impl Demux {
             }
         };
         let mut rest = data;
-        while let Some((bytes, behind)) = rest.split_first_chunk::<BYTES>() {
-            // In the middle of something else the byte is there by chance, where the next packet has it not.
-            if bytes.first() != Some(&SYNC) || behind.first().is_some_and(|next| *next != SYNC) {
+        // What begins a packet is known by what begins the next one: in the middle of something else the byte is there by chance.
+        while let Some(bytes) = rest.get(..=BYTES) {
+            if bytes.first() != Some(&SYNC) || bytes.last() != Some(&SYNC) {
                 self.damaged += 1;
-                rest = match rest.iter().skip(1).position(|byte| *byte == SYNC) {
-                    Some(skip) => rest.get(1 + skip..).unwrap_or(&[]),
-                    None => &[],
-                };
+                let skip = rest.iter().skip(1).position(|byte| *byte == SYNC);
+                rest = skip.and_then(|skip| rest.get(1 + skip..)).unwrap_or(&[]);
                 continue;
             }
-            match Packet::parse(bytes) {
-                Some(packet) => self.packet(now, &packet),
-                None => self.damaged += 1,
-            }
-            rest = behind;
+            self.take(now, bytes);
+            rest = rest.get(BYTES..).unwrap_or(&[]);
         }
         self.rest = rest.to_vec();
     }
 
+    fn take(&mut self, now: SystemTime, bytes: &[u8]) {
+        match bytes.first_chunk().and_then(Packet::parse) {
+            Some(packet) => self.packet(now, &packet),
+            None => self.damaged += 1,
+        }
+    }
+
     /// Nothing follows for now: what was gathered is whole. To be called at the end of a segment.
     pub fn flush(&mut self, now: SystemTime) {
-        self.rest.clear();
+        let last = std::mem::take(&mut self.rest);
+        if last.len() == BYTES {
+            self.take(now, &last);
+        }
+        self.settle_all(now);
+    }
+
+    /// What every stream has gathered is whole.
+    fn settle_all(&mut self, now: SystemTime) {
         for at in 0..self.streams.len() {
             let mut out = Vec::new();
             if let Some(stream) = self.streams.get_mut(at) {
@@ -179,7 +189,7 @@ impl Demux {
             return;
         }
         self.program.clone_from(&entries);
-        self.flush(now);
+        self.settle_all(now);
         let mut known = std::mem::take(&mut self.streams);
         self.others.clear();
         for entry in entries {

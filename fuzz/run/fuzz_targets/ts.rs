@@ -1,0 +1,4 @@
+//! The target `ts` of culvert-fuzz under libFuzzer.
+#![no_main]
+
+culvert_fuzz_run::target!("ts");
