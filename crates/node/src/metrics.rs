@@ -9,6 +9,7 @@ use culvert_hub::{Action, Hub};
 use culvert_link::State;
 use culvert_rtsp::Udp;
 use culvert_snapshot::Snapshots;
+use culvert_webrtc::WebRtc;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -33,6 +34,7 @@ struct Figures {
 /// What is made of streams for some protocols, and what is lost of others.
 pub(crate) struct Made {
     pub(crate) hls: Hls,
+    pub(crate) webrtc: WebRtc,
     pub(crate) snapshots: Snapshots,
     pub(crate) udp: Option<Udp>,
 }
@@ -153,6 +155,13 @@ impl Collector for Figures {
         family(encoder, ("hls_streams", help, Gauge), [(vec![], ConstGauge::new(streams as i64))])?;
         let help = "Bytes of segments that are kept for HLS";
         family(encoder, ("hls_bytes", help, Gauge), [(vec![], ConstGauge::new(bytes as i64))])?;
+
+        let (_, streams, strange, lost) = self.made.webrtc.figures();
+        let help = "Streams that are cut for WebRTC now";
+        family(encoder, ("webrtc_streams", help, Gauge), [(vec![], ConstGauge::new(streams as i64))])?;
+        let rows = [("unknown_sender", strange), ("overrun", lost)];
+        let rows = rows.map(|(why, n)| (vec![("why", why)], ConstCounter::new(n)));
+        family(encoder, ("webrtc_datagrams_dropped", "Datagrams of WebRTC that were dropped", Counter), rows)?;
 
         let rows = self.made.snapshots.counts().map(|(what, n)| (vec![("what", what)], ConstCounter::new(n)));
         family(encoder, ("snapshots", "Pictures that were made, given once more, and not made", Counter), rows)?;

@@ -70,7 +70,10 @@ impl Node {
             udp.spawn(&stop);
         }
         let limits = culvert_rtmp::Limits { handshake, silence };
-        let protocols = Protocols::new(&gate, &guard, pace, limits, udp.clone(), &config.hls)?;
+        let listener = bind(config.listen)?;
+        let address = listener.local_addr()?;
+        let protocols = Protocols::new(&gate, &guard, pace, limits, udp.clone(), config, address)?;
+        protocols.webrtc.spawn(&stop);
         let figures = Arc::new(DoorFigures::default());
         let ready = Arc::new(AtomicBool::new(true));
         let shown = Arc::new(config.masked_json());
@@ -84,12 +87,14 @@ impl Node {
             config: shown,
         };
         let snapshots = Snapshots::new(gate.clone(), Arc::new(cascade.clone()), cores());
-        let made = Made { hls: protocols.hls.clone(), snapshots: snapshots.clone(), udp };
+        let webrtc = protocols.webrtc.clone();
+        let made = Made { hls: protocols.hls.clone(), webrtc, snapshots: snapshots.clone(), udp };
         let metrics = Metrics::new(hub.clone(), figures.clone(), cascade.clone(), made);
         let router = protocols
             .live
             .router()
             .merge(snapshots.router())
+            .merge(protocols.webrtc.router())
             .merge(api::router(api))
             .merge(cascade.router(gate.clone()));
         let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));
@@ -104,8 +109,6 @@ impl Node {
         let limits = DoorLimits { handshake, per_ip, connections: descriptors() / 5 };
         let door = Door::new(certificate, limits, protocols, cascade.clone(), http, figures);
 
-        let listener = bind(config.listen)?;
-        let address = listener.local_addr()?;
         let mut listeners = vec![listener];
         for own in [config.rtmp.listen, config.rtsp.listen].into_iter().flatten() {
             listeners.push(bind(own.0)?);

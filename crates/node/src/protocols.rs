@@ -9,9 +9,10 @@ use culvert_hub::{Gate, Hub, Pace};
 use culvert_live::Live;
 use culvert_rtmp::{Limits, Rtmp};
 use culvert_rtsp::{Rtsp, Udp};
+use culvert_webrtc::WebRtc;
 
 use crate::auth::Guard;
-use crate::config::{self, UdpPorts};
+use crate::config::{self, Config, UdpPorts};
 
 /// The ports for datagrams that are tried where the configuration names none.
 const UDP_PORTS: (u16, u16) = (8000, 8001);
@@ -29,6 +30,8 @@ pub struct Protocols {
     pub live: Live,
     /// HLS.
     pub hls: Hls,
+    /// WebRTC.
+    pub webrtc: WebRtc,
 }
 
 impl Protocols {
@@ -39,7 +42,8 @@ impl Protocols {
         pace: Pace,
         limits: Limits,
         udp: Option<Udp>,
-        hls: &config::Hls,
+        config: &Config,
+        address: SocketAddr,
     ) -> anyhow::Result<Protocols> {
         let guard = guard.clone();
         let digests = Arc::new(move || guard.digests());
@@ -48,7 +52,8 @@ impl Protocols {
             hub: gate.hub().clone(),
             rtmp: Rtmp::new(gate.clone(), pace, limits),
             rtsp: Rtsp::new(gate.clone(), pace, rtsp_limits, udp, digests),
-            hls: Hls::new(gate.clone(), hls_settings(hls)),
+            hls: Hls::new(gate.clone(), hls_settings(&config.hls)),
+            webrtc: WebRtc::new(gate.clone(), webrtc_settings(&config.webrtc), address),
             live: Live::new(gate.clone(), pace, culvert_m7s::push::without_doubled_headers),
         })
     }
@@ -56,6 +61,17 @@ impl Protocols {
 
 fn hls_settings(config: &config::Hls) -> culvert_hls::Settings {
     culvert_hls::Settings { segment: config.segment.get(), part: config.part.get(), window: config.window.get() }
+}
+
+fn webrtc_settings(config: &config::WebRtc) -> culvert_webrtc::Settings {
+    let server = |server: &config::IceServer| culvert_webrtc::IceServer {
+        url: server.url.0.clone(),
+        credential: server.user.clone().zip(server.password.clone()),
+    };
+    culvert_webrtc::Settings {
+        public: config.public_addr.iter().map(|address| address.0).collect(),
+        ice_servers: config.ice_servers.iter().map(server).collect(),
+    }
 }
 
 /// The sockets of RTSP's datagrams. Those that the configuration names must be had; the usual ones are taken where they are free.

@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod clock;
+mod cut;
 mod depay;
 mod dts;
 mod mux;
@@ -15,6 +16,7 @@ mod reorder;
 pub mod rtcp;
 
 pub use clock::{Sync, Unwrap};
+pub use cut::{Cutter, Payload};
 pub use depay::{Depacketizer, Format};
 pub use mux::{Framed, Line, Mux, TRACKS, framed};
 pub use packet::{HEADER_BYTES, Packet, is_rtcp};

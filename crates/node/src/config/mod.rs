@@ -18,6 +18,7 @@ mod rtsp;
 mod tls;
 mod urls;
 mod values;
+mod webrtc;
 
 use std::net::SocketAddr;
 
@@ -43,6 +44,7 @@ pub use self::tls::Tls;
 pub use self::urls::{OnDemand, PullTemplate, PullUrl, PushUrl};
 pub use self::values::{Count, Period, Size};
 use self::values::{FromText, leaf, leaf_by_text, or_default, shown};
+pub use self::webrtc::{IceServer, IceUrl, PublicAddr, WebRtc};
 use crate::logs::{MASK, mask_url};
 
 /// All of it. `Debug` masks secrets; `Serialize` does not, since variables are laid over what it gives: what people see
@@ -78,6 +80,9 @@ pub struct Config {
     /// How streams are cut for HLS.
     #[serde(deserialize_with = "or_default")]
     pub hls: Hls,
+    /// Where WebRTC's players find this node.
+    #[serde(deserialize_with = "or_default")]
+    pub webrtc: WebRtc,
     /// How much of everything.
     #[serde(deserialize_with = "or_default")]
     pub limits: Limits,
@@ -105,6 +110,7 @@ impl Default for Config {
             rtmp: Rtmp::default(),
             rtsp: Rtsp::default(),
             hls: Hls::default(),
+            webrtc: WebRtc::default(),
             limits: Limits::default(),
             fan_out: FanOut::default(),
             log: Log::default(),
@@ -131,7 +137,8 @@ fn mask(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(rows) => {
             for (key, value) in rows {
-                if matches!(key.as_str(), "token" | "token_sha256" | "digest_md5" | "digest_sha256") && !value.is_null()
+                if matches!(key.as_str(), "token" | "token_sha256" | "digest_md5" | "digest_sha256" | "password")
+                    && !value.is_null()
                 {
                     *value = MASK.into();
                 } else {

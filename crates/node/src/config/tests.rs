@@ -330,7 +330,10 @@ fn what_is_in_force_is_shown_without_secrets_and_in_order() {
         yaml.lines().filter(|line| !line.starts_with([' ', '-'])).filter_map(|line| line.split(':').next()).collect();
     assert_eq!(
         sections,
-        ["listen", "node", "tls", "auth", "cascade", "pull", "push", "rtmp", "rtsp", "hls", "limits", "fan_out", "log"]
+        [
+            "listen", "node", "tls", "auth", "cascade", "pull", "push", "rtmp", "rtsp", "hls", "webrtc", "limits",
+            "fan_out", "log"
+        ]
     );
 }
 

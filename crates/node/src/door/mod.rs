@@ -178,6 +178,7 @@ impl Door {
         match first {
             First::Rtmp => self.0.protocols.rtmp.serve(conn, stranger),
             First::Rtsp => self.0.protocols.rtsp.serve(conn, stranger),
+            First::Ice => Box::pin(self.0.protocols.webrtc.serve(conn, stranger, self.0.handshake)).await,
             First::Http1 => return self.open_http1(conn, deadline, stranger).await,
             First::Http2 => {
                 let (of_address, _of_all) = stranger;

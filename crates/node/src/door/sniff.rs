@@ -15,6 +15,8 @@ pub enum First {
     Rtsp,
     /// The preface of HTTP/2 (RFC 9113 3.4).
     Http2,
+    /// ICE over TCP (RFC 6544).
+    Ice,
     /// Nothing that is served here.
     Unknown,
 }
@@ -53,7 +55,11 @@ pub fn sniff(bytes: &[u8]) -> First {
         _ if RTSP_OPTIONS.iter().chain(&RTSP_METHODS).any(|start| start.starts_with(bytes)) => First::More,
         _ if METHODS.iter().any(|method| bytes.starts_with(method)) => First::Http1,
         _ if METHODS.iter().any(|method| method.starts_with(bytes)) || PREFACE.starts_with(bytes) => First::More,
-        _ => First::Unknown,
+        _ => match culvert_webrtc::begins_ice(bytes) {
+            None => First::More,
+            Some(true) => First::Ice,
+            Some(false) => First::Unknown,
+        },
     }
 }
 
@@ -78,7 +84,9 @@ mod tests {
             (b"PLAYER", First::Unknown),
             (PREFACE, First::Http2),
             (b"PRI * HTTP/1", First::Unknown),
-            (b"\x00", First::Unknown),
+            (b"\x00", First::More),
+            (b"\x00\x54\x00\x01\x00\x40\x21\x12\xa4\x42abcdefghijkl", First::Ice),
+            (b"\x00\x54\x00\x01\x00\x40\x21\x12\xa4\x43abcdefghijkl", First::Unknown),
             (b"get / ", First::Unknown),
             (b"SSH-2.0-x", First::Unknown),
             (b"\x16\x02", First::Unknown),

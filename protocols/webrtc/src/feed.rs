@@ -1,0 +1,414 @@
+//! A stream as WebRTC has it: frames cut into payloads once for all who watch, kept from the newest key frame on.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use culvert_formats::rtp::Cutter;
+use culvert_hub::{Admission, Hub, Next, Subscriber, Wish};
+use culvert_media::codec::{self, h264, h265};
+use culvert_media::{Codec, Frame, Kind, StreamName, Time, Track, TrackId, Tracks};
+use tokio::sync::{Notify, broadcast};
+use tokio::time::{Instant, sleep};
+
+/// Most bytes of a payload: with RTP, its extensions, SRTP, UDP and IPv6 it passes where 1,280 bytes do (RFC 8200 5).
+const PAYLOAD_BYTES: usize = 1150;
+/// Units that a viewer may be behind before he goes on at the next key frame: four seconds of pictures and sound.
+const BEHIND: usize = 400;
+/// Most of a group that is kept for who comes: more would be late when it is there.
+const KEPT_BYTES: usize = 8 << 20;
+const KEPT_UNITS: usize = 1024;
+/// A source is asked for a key frame so often at the most.
+const ASK: Duration = Duration::from_millis(500);
+/// Where the clock of the media and ours are further apart than this they are tied anew.
+const APART: Duration = Duration::from_millis(500);
+
+/// A frame, cut.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub(crate) kind: Kind,
+    /// A decoder can begin here.
+    pub(crate) key: bool,
+    /// When it is shown, on the stream's timeline.
+    pub(crate) pts: Time,
+    /// The same by our clock.
+    pub(crate) shown: Instant,
+    pub(crate) packets: Vec<Packet>,
+    pub(crate) bytes: usize,
+}
+
+/// A payload.
+#[derive(Debug)]
+pub(crate) struct Packet {
+    pub(crate) payload: Arc<[u8]>,
+    pub(crate) marker: bool,
+    /// Later than the unit, in ticks of the track's clock.
+    pub(crate) ticks: u32,
+}
+
+/// The tracks that are sent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sent {
+    pub(crate) video: Option<Track>,
+    pub(crate) audio: Option<Track>,
+    /// Sound that browsers do not take, by its codec's name.
+    pub(crate) silent: Option<Codec>,
+}
+
+impl Sent {
+    pub(crate) fn of(tracks: &Tracks) -> Sent {
+        let is_sent = |track: &&Track| match track.codec {
+            Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Opus => true,
+            Codec::G711A | Codec::G711U => {
+                track.sound().is_some_and(|sound| sound.sample_rate_hz == 8000 && sound.channels == 1)
+            }
+            Codec::Aac | Codec::Mp3 => false,
+        };
+        let first = |kind: Kind| tracks.iter().filter(is_sent).find(|track| track.kind() == kind).cloned();
+        let audio = first(Kind::Audio);
+        let silent = tracks.audio().filter(|_| audio.is_none()).map(|track| track.codec);
+        Sent { video: first(Kind::Video), audio, silent }
+    }
+
+    /// What is said in the offer and answer holds for the other as well.
+    fn suits(&self, other: &Sent) -> bool {
+        let same = |a: &Option<Track>, b: &Option<Track>| match (a, b) {
+            (Some(a), Some(b)) => a.codec == b.codec,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same(&self.video, &other.video) && same(&self.audio, &other.audio)
+    }
+}
+
+/// The feeds of all streams. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Feeds(Arc<Mutex<HashMap<StreamName, Arc<Feed>>>>);
+
+/// One stream's.
+pub(crate) struct Feed {
+    state: Mutex<State>,
+    seats: AtomicUsize,
+    left: Notify,
+    wanted: Notify,
+}
+
+struct State {
+    sent: Sent,
+    cache: VecDeque<Arc<Unit>>,
+    cached_bytes: usize,
+    units: Option<broadcast::Sender<Arc<Unit>>>,
+    end: Option<Over>,
+}
+
+/// Why there is no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The stream has ended.
+    Ended,
+    /// The codecs are others now: what was negotiated does not hold any more.
+    Changed,
+    /// Pictures are built on others that are shown later, and browsers show them as they come.
+    Reordered,
+}
+
+/// One who watches; the last to leave ends the feed.
+pub(crate) struct Seat(Arc<Feed>);
+
+/// A viewer's place in it.
+pub(crate) struct Live {
+    units: broadcast::Receiver<Arc<Unit>>,
+}
+
+/// What a viewer reads.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Unit(Arc<Unit>),
+    /// Units were passed over: the next picture that can be decoded is a key frame.
+    Gap,
+    Over(Over),
+}
+
+impl Feeds {
+    fn table(&self) -> MutexGuard<'_, HashMap<StreamName, Arc<Feed>>> {
+        self.0.lock().expect("no code panics while it holds the feeds")
+    }
+
+    /// A seat at the feed of a stream, which is begun where there is none.
+    pub(crate) fn join(&self, hub: &Hub, stream: &StreamName, admission: &Admission) -> Seat {
+        let mut table = self.table();
+        if let Some(seat) = table.get(stream).and_then(Feed::seat) {
+            return seat;
+        }
+        let (units, _) = broadcast::channel(BEHIND);
+        let sent = Sent::of(&admission.tracks());
+        let state = State { sent, cache: VecDeque::new(), cached_bytes: 0, units: Some(units), end: None };
+        let feed = Arc::new(Feed {
+            state: Mutex::new(state),
+            seats: AtomicUsize::new(1),
+            left: Notify::new(),
+            wanted: Notify::new(),
+        });
+        table.insert(stream.clone(), feed.clone());
+        let (feeds, stream, mut reader) = (self.clone(), stream.clone(), admission.reader());
+        let own = feed.clone();
+        hub.spawn(async move {
+            let over = Worker::new(&own).run(&mut reader).await;
+            let mut table = feeds.table();
+            own.close(over);
+            if table.get(&stream).is_some_and(|known| Arc::ptr_eq(known, &own)) {
+                table.remove(&stream);
+            }
+        });
+        Seat(feed)
+    }
+
+    /// How many streams are cut for WebRTC now.
+    pub(crate) fn count(&self) -> usize {
+        self.table().len()
+    }
+}
+
+impl Feed {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds a feed")
+    }
+
+    /// None: it is over, or about to be.
+    fn seat(self: &Arc<Feed>) -> Option<Seat> {
+        let taken =
+            self.seats.fetch_update(Ordering::AcqRel, Ordering::Acquire, |seats| (seats > 0).then(|| seats + 1));
+        let seat = Seat(taken.ok().map(|_| self.clone())?);
+        let is_open = self.lock().end.is_none();
+        is_open.then_some(seat)
+    }
+
+    fn close(&self, over: Over) {
+        let mut state = self.lock();
+        state.end = Some(over);
+        state.units = None;
+        state.cache.clear();
+    }
+
+    async fn left(&self) {
+        while self.seats.load(Ordering::Acquire) > 0 {
+            self.left.notified().await;
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.seats.fetch_sub(1, Ordering::AcqRel);
+        self.0.left.notify_one();
+    }
+}
+
+impl Seat {
+    /// What is sent of the stream.
+    pub(crate) fn sent(&self) -> Sent {
+        self.0.lock().sent.clone()
+    }
+
+    /// Takes part: what is cached from the newest key frame on, and all that follows.
+    pub(crate) fn begin(&self) -> Result<(Vec<Arc<Unit>>, Live), Over> {
+        let state = self.0.lock();
+        match (&state.units, &state.end) {
+            (Some(units), None) => Ok((state.cache.iter().cloned().collect(), Live { units: units.subscribe() })),
+            (_, over) => Err(over.clone().unwrap_or(Over::Ended)),
+        }
+    }
+
+    /// Somebody cannot go on without a key frame.
+    pub(crate) fn want_key_frame(&self) {
+        self.0.wanted.notify_one();
+    }
+
+    /// The next thing. Cancel safe.
+    pub(crate) async fn next(&self, live: &mut Live) -> Heard {
+        match live.units.recv().await {
+            Ok(unit) => Heard::Unit(unit),
+            Err(broadcast::error::RecvError::Lagged(_)) => Heard::Gap,
+            Err(broadcast::error::RecvError::Closed) => Heard::Over(self.0.lock().end.clone().unwrap_or(Over::Ended)),
+        }
+    }
+}
+
+/// Cuts.
+struct Worker<'a> {
+    feed: &'a Feed,
+    video: Option<(TrackId, Cutter)>,
+    audio: Option<(TrackId, Cutter)>,
+    /// The latest presentation of the pictures since the last key frame.
+    shown: Time,
+    /// A moment by the media's clock and by ours.
+    tied: Option<(Time, Instant)>,
+    passed_over: u64,
+}
+
+impl<'a> Worker<'a> {
+    fn new(feed: &'a Feed) -> Worker<'a> {
+        Worker { feed, video: None, audio: None, shown: Time::ZERO, tied: None, passed_over: 0 }
+    }
+
+    async fn run(&mut self, reader: &mut Subscriber) -> Over {
+        let mut asked: Option<Instant> = None;
+        loop {
+            let next = tokio::select! {
+                next = reader.next() => next,
+                () = self.feed.left() => return Over::Ended,
+                () = wanted(&self.feed.wanted, asked) => {
+                    asked = Some(Instant::now());
+                    reader.wish(Wish::KeyFrame);
+                    continue;
+                }
+            };
+            match next {
+                Next::Frame(frame) => {
+                    if let Err(over) = self.frame(&frame) {
+                        return over;
+                    }
+                }
+                Next::Tracks(tracks) => {
+                    let sent = Sent::of(&tracks);
+                    let mut state = self.feed.lock();
+                    if !sent.suits(&state.sent) {
+                        return Over::Changed;
+                    }
+                    let cutter = |track: &Option<Track>| track.as_ref().map(|track| (track.id, Cutter::new(track)));
+                    (self.video, self.audio) = (cutter(&sent.video), cutter(&sent.audio));
+                    state.sent = sent;
+                }
+                Next::Gap(_) => self.feed.lock().forget(),
+                Next::End(_) => return Over::Ended,
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame) -> Result<(), Over> {
+        let of = |line: &Option<(TrackId, Cutter)>| line.as_ref().is_some_and(|(id, _)| *id == frame.track);
+        let kind = match (of(&self.video), of(&self.audio)) {
+            (true, _) => Kind::Video,
+            (_, true) => Kind::Audio,
+            (false, false) => return Ok(()),
+        };
+        if kind == Kind::Video && !self.is_shown(frame)? {
+            return Ok(());
+        }
+        let shown = self.tie(frame.pts);
+        let Some((_, cutter)) = (if kind == Kind::Video { &mut self.video } else { &mut self.audio }) else {
+            return Ok(());
+        };
+        let (mut packets, mut bytes) = (Vec::new(), 0);
+        cutter.cut(frame, PAYLOAD_BYTES, &mut |payload| {
+            let data = payload.parts.concat();
+            bytes += data.len();
+            packets.push(Packet { payload: data.into(), marker: payload.marker, ticks: payload.ticks });
+        });
+        if packets.is_empty() {
+            return Ok(());
+        }
+        let key = kind == Kind::Video && frame.key;
+        self.feed.lock().push(Unit { kind, key, pts: frame.pts, shown, packets, bytes });
+        Ok(())
+    }
+
+    /// Whether a picture is sent: browsers show pictures as they come, so one that is shown before another that came is left out where nothing
+    /// is built on it.
+    fn is_shown(&mut self, frame: &Frame) -> Result<bool, Over> {
+        if frame.key || frame.pts >= self.shown {
+            self.shown = frame.pts;
+            return Ok(true);
+        }
+        let state = self.feed.lock();
+        let Some(video) = &state.sent.video else { return Ok(false) };
+        let layers = (video.codec == Codec::H265).then(|| h265::highest_temporal_id(&video.config)).flatten();
+        if !codec::is_disposable(video.codec, layers, &frame.data) {
+            return Err(Over::Reordered);
+        }
+        self.passed_over += 1;
+        Ok(false)
+    }
+
+    /// When it is shown by our clock: as far from the last one as its stamps are, whatever the network did.
+    fn tie(&mut self, pts: Time) -> Instant {
+        let now = Instant::now();
+        let (of, at) = *self.tied.get_or_insert((pts, now));
+        let distance = Duration::from_micros((pts - of).micros().unsigned_abs());
+        let due = if pts >= of { at.checked_add(distance) } else { at.checked_sub(distance) };
+        let due = due.unwrap_or(now);
+        if due.saturating_duration_since(now).max(now.saturating_duration_since(due)) > APART {
+            self.tied = Some((pts, now));
+            return now;
+        }
+        due
+    }
+}
+
+/// Returns when a key frame is wanted and may be asked for.
+async fn wanted(wanted: &Notify, asked: Option<Instant>) {
+    wanted.notified().await;
+    if let Some(asked) = asked {
+        tokio::time::sleep_until(asked + ASK).await;
+    }
+}
+
+impl State {
+    fn push(&mut self, unit: Unit) {
+        let has_video = self.sent.video.is_some();
+        if unit.key || !has_video {
+            self.forget();
+        }
+        let is_kept = has_video && (unit.key || !self.cache.is_empty());
+        let unit = Arc::new(unit);
+        if is_kept {
+            self.cached_bytes += unit.bytes;
+            self.cache.push_back(unit.clone());
+            if self.cached_bytes > KEPT_BYTES || self.cache.len() > KEPT_UNITS {
+                // Who comes now waits for the next one.
+                self.forget();
+            }
+        }
+        if let Some(units) = &self.units {
+            // Nobody may be there at this moment.
+            units.send(unit).ok();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.cache.clear();
+        self.cached_bytes = 0;
+    }
+}
+
+/// Whether the parameter sets say that pictures may be reordered: then it is not sure that a browser can be served.
+pub(crate) fn may_reorder(track: &Track) -> bool {
+    let depth = match track.codec {
+        Codec::H264 => h264::Config::parse(&track.config)
+            .ok()
+            .and_then(|config| h264::Sps::parse(config.sps.first()?).ok()?.reordering.map(u32::from)),
+        Codec::H265 => h265::Config::parse(&track.config)
+            .ok()
+            .and_then(|config| h265::Sps::parse(config.sps.first()?).ok()?.reordering.map(u32::from)),
+        Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => {
+            None
+        }
+    };
+    depth.is_some_and(|depth| depth > 0)
+}
+
+/// How long a request waits to see whether a stream that may reorder does so in a way that browsers cannot show.
+const LOOK: Duration = Duration::from_millis(300);
+
+impl Seat {
+    /// Whether the stream can be shown, as far as is known: where its parameter sets say that it may reorder, a few pictures are waited for.
+    pub(crate) async fn check(&self) -> Result<(), Over> {
+        let over = || self.0.lock().end.clone();
+        let may = self.sent().video.as_ref().is_some_and(may_reorder);
+        if may && over().is_none() {
+            sleep(LOOK).await;
+        }
+        over().map_or(Ok(()), Err)
+    }
+}

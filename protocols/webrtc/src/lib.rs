@@ -1,0 +1,20 @@
+//! WebRTC: players by WHEP (draft-ietf-wish-whep), publishers by WHIP (RFC 9725), over UDP and, with RFC 4571 framing, over TCP; both on the
+//! number of the one port.
+//!
+//! ICE, DTLS, SRTP and RTCP are str0m's, one [`str0m::Rtc`] a session, driven by a task of its own. We are an ICE-lite agent
+//! (RFC 8445 2.5): who wants something finds us. Frames are cut into payloads once for all viewers of a stream ([`feed`]).
+#![forbid(unsafe_code)]
+
+mod feed;
+mod link;
+mod offer;
+mod routes;
+mod server;
+mod settings;
+mod tcp;
+mod udp;
+mod whep;
+
+pub use server::WebRtc;
+pub use settings::{IceServer, Settings};
+pub use tcp::begins_ice;

@@ -1,0 +1,141 @@
+//! One peer: its [`Rtc`], and the ways to it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use str0m::net::{DatagramRecv, Protocol, Receive, Transmit};
+use str0m::{Event, Input, Output, Rtc, RtcError};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::routes::{Datagram, Entry, Path};
+use crate::udp::Udp;
+
+/// Most bytes that go to the kernel at once (its own limit is 64 KiB).
+const BURST_BYTES: usize = 60 << 10;
+/// Peers whose way in is remembered.
+const PEERS: usize = 32;
+
+/// A peer and how to reach it.
+pub(crate) struct Link {
+    pub(crate) rtc: Rtc,
+    udp: Option<Udp>,
+    entry: Entry,
+    pub(crate) inbox: mpsc::Receiver<Datagram>,
+    /// What we said where we are: the agent is told that datagrams came there, wherever they did, for a router may have sent them on.
+    own: Vec<SocketAddr>,
+    /// To which address of ours each peer sent, so that answers come from there.
+    came_to: HashMap<SocketAddr, IpAddr>,
+    burst: Burst,
+    refused: u64,
+}
+
+/// Datagrams of one size for one peer, on their way to the kernel together.
+#[derive(Default)]
+struct Burst {
+    to: Option<SocketAddr>,
+    data: Vec<u8>,
+    size: usize,
+    count: usize,
+    /// The last one was shorter: nothing may follow it.
+    is_full: bool,
+}
+
+impl Link {
+    pub(crate) fn new(
+        rtc: Rtc,
+        udp: Option<Udp>,
+        entry: Entry,
+        inbox: mpsc::Receiver<Datagram>,
+        own: Vec<SocketAddr>,
+    ) -> Link {
+        Link { rtc, udp, entry, inbox, own, came_to: HashMap::new(), burst: Burst::default(), refused: 0 }
+    }
+
+    /// Takes what came. What is wrong with it is counted, and nobody is told (security.md S21).
+    pub(crate) fn take(&mut self, datagram: &Datagram) {
+        let Path { tcp, peer } = datagram.path;
+        if let Some(to) = datagram.to.filter(|_| self.came_to.len() < PEERS || self.came_to.contains_key(&peer)) {
+            self.came_to.insert(peer, to);
+        }
+        let Ok(contents) = DatagramRecv::try_from(&datagram.data[..]) else {
+            self.refused += 1;
+            return;
+        };
+        let same = self.own.iter().find(|own| own.is_ipv4() == peer.is_ipv4()).or(self.own.first());
+        let Some(destination) = same.copied() else { return };
+        let proto = if tcp { Protocol::Tcp } else { Protocol::Udp };
+        let receive = Receive { proto, source: peer, destination, contents };
+        if let Err(why) = self.rtc.handle_input(Input::Receive(Instant::now().into_std(), receive)) {
+            self.refused += 1;
+            tracing::debug!(%peer, %why, "a datagram of a WebRTC peer was refused");
+        }
+    }
+
+    /// It is time.
+    pub(crate) fn tick(&mut self) -> Result<(), RtcError> {
+        self.rtc.handle_input(Input::Timeout(Instant::now().into_std()))
+    }
+
+    /// Sends what is to be sent, and puts what happened into `events`. Returns when the next tick is due. To be called after each thing that
+    /// was done with the `rtc`; what is sent goes out by [`Link::flush`].
+    pub(crate) fn drain(&mut self, events: &mut Vec<Event>) -> Result<Instant, RtcError> {
+        loop {
+            match self.rtc.poll_output()? {
+                Output::Timeout(at) => return Ok(Instant::from_std(at)),
+                Output::Transmit(transmit) => self.send(transmit),
+                Output::Event(event) => events.push(event),
+            }
+        }
+    }
+
+    fn send(&mut self, transmit: Transmit) {
+        let tcp = transmit.proto != Protocol::Udp;
+        let peer = transmit.destination;
+        // We speak to those alone whose requests had the right checksum.
+        self.entry.bind(Path { tcp, peer });
+        let data: Vec<u8> = transmit.contents.into();
+        if tcp {
+            self.entry.routes().write(peer, Bytes::from(data));
+            return;
+        }
+        let burst = &self.burst;
+        let fits = burst.to == Some(peer)
+            && !burst.is_full
+            && data.len() <= burst.size
+            && self.udp.as_ref().is_some_and(|udp| burst.count < udp.most_at_once())
+            && burst.data.len() + data.len() <= BURST_BYTES;
+        if !fits {
+            self.flush();
+            self.burst.to = Some(peer);
+            self.burst.size = data.len();
+        }
+        let burst = &mut self.burst;
+        burst.is_full = data.len() < burst.size;
+        burst.data.extend_from_slice(&data);
+        burst.count += 1;
+    }
+
+    /// Gives to the kernel what waits to go.
+    pub(crate) fn flush(&mut self) {
+        let burst = &mut self.burst;
+        if let (Some(to), Some(udp)) = (burst.to.take(), &self.udp) {
+            let from = self.came_to.get(&to).copied();
+            if let Err(why) = udp.send(to, from, &burst.data, burst.size) {
+                tracing::trace!(%to, %why, bytes = burst.data.len(), "datagrams were lost on the way to the kernel");
+            }
+        }
+        burst.data.clear();
+        (burst.size, burst.count, burst.is_full) = (0, 0, false);
+    }
+
+    /// Says goodbye.
+    pub(crate) fn close(&mut self) {
+        // What cannot be said any more does not matter any more.
+        if self.rtc.close().is_ok() {
+            let _ = self.drain(&mut Vec::new());
+            self.flush();
+        }
+    }
+}

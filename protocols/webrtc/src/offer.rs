@@ -1,0 +1,246 @@
+//! What an offer says (RFC 8866, RFC 8829): which codecs, under which numbers. The rest of SDP is str0m's.
+
+use std::str;
+
+use culvert_media::codec::{h264, h265, vp9};
+use culvert_media::{Codec, Kind, Track};
+use str0m::format::{Codec as Name, FormatParams};
+use str0m::media::Pt;
+use thiserror::Error;
+
+/// Largest offer. Browsers send 3 to 12 KiB.
+pub(crate) const MAX_BYTES: usize = 128 << 10;
+/// Most lines that are looked at.
+const LINES: usize = 4096;
+
+/// Why an offer is none.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub(crate) enum OfferError {
+    #[error("the offer has more than {} KiB", MAX_BYTES >> 10)]
+    Large,
+    #[error("the offer is no SDP: it does not begin with v=0")]
+    NoSdp,
+    #[error("the offer has no media (m=) of audio or video")]
+    NoMedia,
+}
+
+/// A payload type of an offer.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Offered {
+    pub(crate) kind: Kind,
+    pub(crate) payload_type: u8,
+    /// As it is written there, such as `H264` or `opus`.
+    pub(crate) name: String,
+    pub(crate) clock_hz: u32,
+    pub(crate) channels: Option<u8>,
+    pub(crate) format: String,
+    /// The payload type of its retransmissions (RFC 4588).
+    pub(crate) rtx: Option<u8>,
+}
+
+/// An offer, as far as it matters here.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Offer {
+    /// Without candidates: a full agent finds us, who never look for it, so that nobody can make us send anywhere.
+    pub(crate) text: String,
+    pub(crate) codecs: Vec<Offered>,
+}
+
+impl Offer {
+    /// Reads an offer.
+    pub(crate) fn parse(body: &[u8]) -> Result<Offer, OfferError> {
+        if body.len() > MAX_BYTES {
+            return Err(OfferError::Large);
+        }
+        let body = str::from_utf8(body).map_err(|_| OfferError::NoSdp)?;
+        if !body.starts_with("v=0") {
+            return Err(OfferError::NoSdp);
+        }
+        let mut text = String::with_capacity(body.len());
+        let mut codecs: Vec<Offered> = Vec::new();
+        let mut kind = None;
+        // Where the codecs of this media begin, and (payload type, payload type that it repeats).
+        let (mut from, mut repeats): (usize, Vec<(u8, u8)>) = (0, Vec::new());
+        let mut has_media = false;
+        for line in body.lines().map(str::trim_end).filter(|line| !line.is_empty()).take(LINES) {
+            if line.starts_with("a=candidate") || line == "a=end-of-candidates" {
+                continue;
+            }
+            text.push_str(line);
+            text.push_str("\r\n");
+            if let Some(media) = line.strip_prefix("m=") {
+                settle(&mut codecs, from, &mut repeats);
+                from = codecs.len();
+                kind = match media.split(' ').next() {
+                    Some("audio") => Some(Kind::Audio),
+                    Some("video") => Some(Kind::Video),
+                    Some(_) | None => None,
+                };
+                has_media |= kind.is_some();
+                // Those whose numbers say what they are (RFC 3551 table 4) need no rtpmap.
+                for number in media.split(' ').skip(3).filter_map(|number| number.parse::<u8>().ok()) {
+                    let fixed = match number {
+                        0 => "PCMU",
+                        8 => "PCMA",
+                        _ => continue,
+                    };
+                    codecs.extend(kind.map(|kind| offered(kind, number, fixed, 8000, None)));
+                }
+            } else if let (Some(kind), Some(map)) = (kind, line.strip_prefix("a=rtpmap:")) {
+                let Some((number, encoding)) = map.split_once(' ') else { continue };
+                let mut parts = encoding.trim().split('/');
+                let (Ok(number), Some(name)) = (number.parse::<u8>(), parts.next()) else { continue };
+                let Some(clock_hz) = parts.next().and_then(|hz| hz.parse().ok()) else { continue };
+                let channels = parts.next().and_then(|channels| channels.parse().ok());
+                if codecs.iter().skip(from).all(|known| known.payload_type != number) {
+                    codecs.push(offered(kind, number, name, clock_hz, channels));
+                }
+            } else if let Some((number, format)) = line.strip_prefix("a=fmtp:").and_then(|f| f.split_once(' ')) {
+                let Ok(number) = number.parse::<u8>() else { continue };
+                if let Some(codec) = codecs.iter_mut().skip(from).find(|codec| codec.payload_type == number) {
+                    codec.format = format.trim().to_string();
+                }
+                let apt = format.split(';').find_map(|part| part.trim().strip_prefix("apt=")?.parse::<u8>().ok());
+                repeats.extend(apt.map(|apt| (number, apt)));
+            }
+        }
+        settle(&mut codecs, from, &mut repeats);
+        if !has_media {
+            return Err(OfferError::NoMedia);
+        }
+        Ok(Offer { text, codecs })
+    }
+
+    /// The names of what is offered, each once: for people.
+    pub(crate) fn names(&self, kind: Kind) -> String {
+        let mut names: Vec<&str> = Vec::new();
+        for codec in self.codecs.iter().filter(|codec| codec.kind == kind) {
+            if !names.contains(&codec.name.as_str())
+                && !["rtx", "red", "ulpfec", "flexfec-03", "telephone-event", "CN"].contains(&codec.name.as_str())
+            {
+                names.push(&codec.name);
+            }
+        }
+        if names.is_empty() { "nothing".into() } else { names.join(", ") }
+    }
+
+    /// What is offered for this track, the most fitting of it. None: nothing.
+    pub(crate) fn choose(&self, track: &Track) -> Option<Chosen> {
+        let fits = |offered: &&Offered| offered.kind == track.kind() && offered.is(track.codec);
+        let scored = self.codecs.iter().filter(fits).filter_map(|offered| Some((offered.score(track)?, offered)));
+        // The first of those that fit alike: offers are in the order of preference.
+        scored.min_by_key(|(score, _)| *score).map(|(_, best)| best.chosen(track.codec))
+    }
+}
+
+fn offered(kind: Kind, payload_type: u8, name: &str, clock_hz: u32, channels: Option<u8>) -> Offered {
+    Offered { kind, payload_type, name: name.to_string(), clock_hz, channels, format: String::new(), rtx: None }
+}
+
+/// Says of each codec what its retransmissions are.
+fn settle(codecs: &mut [Offered], from: usize, repeats: &mut Vec<(u8, u8)>) {
+    for (number, repeated) in repeats.drain(..) {
+        if let Some(codec) = codecs.iter_mut().skip(from).find(|codec| codec.payload_type == repeated) {
+            codec.rtx.get_or_insert(number);
+        }
+    }
+}
+
+/// A payload type that was chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Chosen {
+    pub(crate) payload_type: Pt,
+    pub(crate) rtx: Option<Pt>,
+    pub(crate) codec: Name,
+    pub(crate) clock_hz: u32,
+    pub(crate) channels: Option<u8>,
+    pub(crate) format: FormatParams,
+}
+
+impl Offered {
+    fn is(&self, codec: Codec) -> bool {
+        let (name, clock_hz) = match codec {
+            Codec::H264 => ("H264", 90_000),
+            Codec::H265 => ("H265", 90_000),
+            Codec::Av1 => ("AV1", 90_000),
+            Codec::Vp8 => ("VP8", 90_000),
+            Codec::Vp9 => ("VP9", 90_000),
+            Codec::Opus => ("opus", 48_000),
+            Codec::G711A => ("PCMA", 8000),
+            Codec::G711U => ("PCMU", 8000),
+            Codec::Aac | Codec::Mp3 => return false,
+        };
+        self.name.eq_ignore_ascii_case(name) && self.clock_hz == clock_hz
+    }
+
+    fn parameter(&self, name: &str) -> Option<&str> {
+        self.format.split(';').find_map(|part| {
+            let (key, value) = part.trim().split_once('=')?;
+            key.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    /// How well it fits, 0 best. None: not at all.
+    fn score(&self, track: &Track) -> Option<u8> {
+        match track.codec {
+            Codec::H264 => {
+                // Pieces of NAL units are not possible in the other mode (RFC 6184 5.2).
+                (self.parameter("packetization-mode") == Some("1")).then_some(())?;
+                let sps = h264::Config::parse(&track.config).ok()?.sps.into_iter().next()?;
+                let own = (*sps.get(1)?, sps.get(2)? & 0x40 != 0);
+                let id = self.parameter("profile-level-id").unwrap_or("42000a");
+                let id = u32::from_str_radix(id, 16).ok()?;
+                let theirs = ((id >> 16) as u8, (id >> 8) as u8 & 0x40 != 0);
+                // Browsers say of one decoder that it knows a profile under several numbers and leave others out that it knows, too.
+                let rank = |profile: u8| match profile {
+                    0x42 => 0,
+                    0x4d => 1,
+                    0x58 => 2,
+                    0x64 => 3,
+                    _ => 4,
+                };
+                Some(match (theirs == own, theirs.0 == own.0) {
+                    (true, _) => 0,
+                    (false, true) => 1,
+                    // One that can more, the nearest first; else whatever there is.
+                    (false, false) if rank(theirs.0) >= rank(own.0) => 2 + rank(theirs.0) - rank(own.0),
+                    (false, false) => 10 + rank(own.0) - rank(theirs.0),
+                })
+            }
+            Codec::H265 => {
+                let own = h265::Config::parse(&track.config).ok()?.profile.idc;
+                let theirs: u8 = self.parameter("profile-id").map_or(Some(1), |id| id.parse().ok())?;
+                // Main 10 has Main in it (ITU-T H.265 A.3.3).
+                (theirs == own || (theirs, own) == (2, 1)).then_some(u8::from(theirs != own))
+            }
+            Codec::Vp9 => {
+                let own = vp9::Config::parse(&track.config).map_or(0, |config| config.profile);
+                let theirs: u8 = self.parameter("profile-id").map_or(Some(0), |id| id.parse().ok())?;
+                (theirs == own).then_some(0)
+            }
+            Codec::Av1 | Codec::Vp8 | Codec::Opus | Codec::G711A | Codec::G711U => Some(0),
+            Codec::Aac | Codec::Mp3 => None,
+        }
+    }
+
+    fn chosen(&self, codec: Codec) -> Chosen {
+        let codec = match codec {
+            Codec::H264 => Name::H264,
+            Codec::H265 => Name::H265,
+            Codec::Av1 => Name::Av1,
+            Codec::Vp8 => Name::Vp8,
+            Codec::Vp9 => Name::Vp9,
+            Codec::G711A => Name::PCMA,
+            Codec::G711U => Name::PCMU,
+            Codec::Opus | Codec::Aac | Codec::Mp3 => Name::Opus,
+        };
+        Chosen {
+            payload_type: self.payload_type.into(),
+            rtx: self.rtx.map(Pt::from),
+            codec,
+            clock_hz: self.clock_hz,
+            channels: self.channels,
+            format: FormatParams::parse_line(&self.format),
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Whose a datagram is: by the address that it comes from, or, of a first one, by the name (ufrag) in it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use str0m::ice::StunMessage;
+use tokio::sync::mpsc;
+
+/// Datagrams that wait for a session; more are lost, as the network may lose them.
+pub(crate) const WAITING: usize = 1024;
+/// Addresses that lead to one session: a peer has a few paths, and changes them.
+const PATHS: usize = 16;
+/// Packets that wait for a TCP connection: two seconds of 4 Mbit/s. More are lost.
+const UNWRITTEN: usize = 1024;
+
+/// A way by which a peer is reached.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Path {
+    pub(crate) tcp: bool,
+    pub(crate) peer: SocketAddr,
+}
+
+/// What came.
+#[derive(Debug)]
+pub(crate) struct Datagram {
+    pub(crate) path: Path,
+    /// The address of ours to which it was sent, where that is known.
+    pub(crate) to: Option<IpAddr>,
+    pub(crate) data: Bytes,
+}
+
+/// Who gets it.
+type Inbox = mpsc::Sender<Datagram>;
+
+/// The table of all sessions. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Routes(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    table: Mutex<Table>,
+    strange: AtomicU64,
+    lost: AtomicU64,
+}
+
+#[derive(Default)]
+struct Table {
+    names: HashMap<String, Inbox>,
+    paths: HashMap<Path, Inbox>,
+    /// How to write to a TCP connection.
+    connections: HashMap<SocketAddr, mpsc::Sender<Bytes>>,
+}
+
+/// A session's entry; dropping it takes it out.
+pub(crate) struct Entry {
+    routes: Routes,
+    name: String,
+    paths: Vec<Path>,
+    inbox: Inbox,
+}
+
+/// A TCP connection's entry; dropping it takes it out.
+pub(crate) struct Connection {
+    routes: Routes,
+    peer: SocketAddr,
+}
+
+impl Routes {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().expect("no code panics while it holds the routes")
+    }
+
+    /// Datagrams for this name, and from then on from where they came, are for who holds the receiver.
+    pub(crate) fn enter(&self, name: &str) -> (Entry, mpsc::Receiver<Datagram>) {
+        let (inbox, receiver) = mpsc::channel(WAITING);
+        self.table().names.insert(name.to_string(), inbox.clone());
+        (Entry { routes: self.clone(), name: name.to_string(), paths: Vec::new(), inbox }, receiver)
+    }
+
+    /// Passes a datagram on. False: nobody wants it, and nobody answers (security.md S21).
+    pub(crate) fn pass(&self, datagram: Datagram) -> bool {
+        let inbox = {
+            let table = self.table();
+            match table.paths.get(&datagram.path) {
+                Some(inbox) => Some(inbox.clone()),
+                None => named(&datagram.data).and_then(|name| table.names.get(name).cloned()),
+            }
+        };
+        let Some(inbox) = inbox else {
+            self.0.strange.fetch_add(1, Ordering::Relaxed);
+            return false;
+        };
+        if inbox.try_send(datagram).is_err() {
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// A connection of this peer can be written to.
+    pub(crate) fn connect(&self, peer: SocketAddr) -> (Connection, mpsc::Receiver<Bytes>) {
+        let (writer, unwritten) = mpsc::channel(UNWRITTEN);
+        self.table().connections.insert(peer, writer);
+        (Connection { routes: self.clone(), peer }, unwritten)
+    }
+
+    /// Gives a packet to the connection of this peer. Full or gone, it is lost.
+    pub(crate) fn write(&self, peer: SocketAddr, packet: Bytes) {
+        let writer = self.table().connections.get(&peer).cloned();
+        if writer.is_none_or(|writer| writer.try_send(packet).is_err()) {
+            self.0.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many datagrams were nobody's, and how many were lost because somebody was too slow.
+    pub(crate) fn figures(&self) -> (u64, u64) {
+        (self.0.strange.load(Ordering::Relaxed), self.0.lost.load(Ordering::Relaxed))
+    }
+}
+
+impl Entry {
+    /// This path leads to this session: its agent has verified who is there.
+    pub(crate) fn bind(&mut self, path: Path) {
+        if self.paths.contains(&path) {
+            return;
+        }
+        let mut table = self.routes.table();
+        if self.paths.len() >= PATHS {
+            table.paths.remove(&self.paths.remove(0));
+        }
+        self.paths.push(path);
+        table.paths.insert(path, self.inbox.clone());
+    }
+
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.routes
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut table = self.routes.table();
+        table.names.remove(&self.name);
+        for path in &self.paths {
+            // A path may have become another session's.
+            if table.paths.get(path).is_some_and(|inbox| inbox.same_channel(&self.inbox)) {
+                table.paths.remove(path);
+            }
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.routes.table().connections.remove(&self.peer);
+    }
+}
+
+/// Whom a binding request is for: the first part of USERNAME (RFC 8445 7.2.2), which is ours.
+pub(crate) fn named(data: &[u8]) -> Option<&str> {
+    // Magic cookie, RFC 8489 5.
+    (data.first()? < &2 && data.get(4..8)? == [0x21, 0x12, 0xa4, 0x42]).then_some(())?;
+    let message = StunMessage::parse(data).ok().filter(StunMessage::is_binding_request)?;
+    let username = message.username()?;
+    username.split_once(':').map(|(own, _)| own)
+}

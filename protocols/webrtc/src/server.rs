@@ -1,0 +1,324 @@
+//! WHEP and WHIP over HTTP.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request as HttpRequest};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use culvert_hub::{Action, Gate, Remote, Sender, parameter, stream_in_path};
+use culvert_media::{Kind, StreamName};
+use culvert_net::{Conn, web};
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use str0m::change::SdpOffer;
+use str0m::crypto::dtls::DtlsCert;
+use str0m::crypto::from_feature_flags;
+use str0m::net::TcpType;
+use str0m::rtp::Extension as RtpExtension;
+use str0m::{Candidate, RtcConfig};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::{Feeds, Over, Sent};
+use crate::link::Link;
+use crate::offer::{MAX_BYTES, Offer};
+use crate::routes::Routes;
+use crate::settings::{Settings, addresses};
+use crate::tcp;
+use crate::udp::Udp;
+use crate::whep::{Line, Player, choose};
+
+/// The word for WebRTC in lists, rules and figures.
+const PROTOCOL: &str = "webrtc";
+const SDP: &str = "application/sdp";
+/// How long an offer's body may take.
+const BODY: Duration = Duration::from_secs(10);
+/// The id of `playout-delay` in our own map; the offer's is taken where it has one.
+const PLAYOUT_DELAY: u8 = 14;
+
+/// WebRTC of all streams. Cheap to clone.
+#[derive(Clone)]
+pub struct WebRtc(Arc<Inner>);
+
+struct Inner {
+    gate: Gate,
+    settings: Settings,
+    listen: SocketAddr,
+    udp: Option<Udp>,
+    routes: Routes,
+    feeds: Feeds,
+    certificate: Option<DtlsCert>,
+    crypto: Arc<str0m::crypto::CryptoProvider>,
+    sessions: Mutex<HashMap<String, CancellationToken>>,
+}
+
+/// What goes wrong, with what to tell: status, a stable word, a sentence.
+struct Fault(u16, &'static str, String);
+
+impl WebRtc {
+    /// WebRTC behind this gate, with a socket for datagrams at `listen`, the very address of the one port. Where that cannot be had, it goes by
+    /// TCP alone. Must be called within a runtime.
+    pub fn new(gate: Gate, settings: Settings, listen: SocketAddr) -> WebRtc {
+        let udp = Udp::bind(listen)
+            .inspect_err(|why| tracing::warn!(%listen, %why, "no UDP port of that number: WebRTC goes by TCP only"));
+        let crypto = Arc::new(from_feature_flags());
+        let certificate = crypto.dtls_provider.generate_certificate();
+        WebRtc(Arc::new(Inner {
+            gate,
+            settings,
+            listen,
+            udp: udp.ok(),
+            routes: Routes::default(),
+            feeds: Feeds::default(),
+            certificate,
+            crypto,
+            sessions: Mutex::default(),
+        }))
+    }
+
+    /// Spawns the task that reads datagrams until `stop`.
+    pub fn spawn(&self, stop: &CancellationToken) {
+        if let Some(udp) = self.0.udp.clone() {
+            tokio::spawn(udp.run(self.0.routes.clone(), stop.clone()));
+        }
+    }
+
+    /// Serves a connection that begins as ICE over TCP does. `stranger` is held until it is somebody's; `patience` is how long that may take.
+    pub async fn serve(&self, conn: Conn, stranger: impl Send + 'static, patience: Duration) {
+        tcp::serve(conn, self.0.routes.clone(), stranger, patience).await;
+    }
+
+    /// How many sessions there are, how many streams are cut for them, how many datagrams were nobody's, and how many were lost here.
+    pub fn figures(&self) -> (usize, usize, u64, u64) {
+        let (strange, lost) = self.0.routes.figures();
+        (self.sessions().len(), self.0.feeds.count(), strange, lost)
+    }
+
+    /// The URLs. Requests carry a [`Remote`].
+    pub fn router(&self) -> Router {
+        let play = post(whep).patch(patch).delete(delete).options(preflight);
+        Router::new()
+            .route("/whep/{*stream}", play.clone())
+            .route("/webrtc/play/{*stream}", play)
+            .layer(Extension(self.clone()))
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.0.sessions.lock().expect("no code panics while it holds the sessions")
+    }
+
+    fn config(&self) -> RtcConfig {
+        let config = RtcConfig::new()
+            .set_crypto_provider(self.0.crypto.clone())
+            .set_ice_lite(true)
+            .set_rtp_mode(true)
+            .set_extension(PLAYOUT_DELAY, RtpExtension::PlayoutDelay);
+        match &self.0.certificate {
+            Some(certificate) => config.set_dtls_cert(certificate.clone()),
+            None => config,
+        }
+    }
+
+    async fn play(&self, stream: &StreamName, remote: &Remote, http: &Parts, body: &[u8]) -> Result<Response, Fault> {
+        let inner = &self.0;
+        let offer = Offer::parse(body).map_err(|why| Fault(400, "bad-offer", why.to_string()))?;
+        let sender = Sender::of_http(remote, &http.headers, &http.uri, http.version);
+        let ask = sender.ask(Action::Play, stream, http.uri.query().unwrap_or_default(), PROTOCOL);
+        let refused = |why: culvert_hub::Refusal| Fault(why.status(), why.kind(), why.to_string());
+        let admission = inner.gate.play(&ask).await.map_err(refused)?;
+        let seat = inner.feeds.join(inner.gate.hub(), stream, &admission);
+        seat.check().await.map_err(|over| unplayable(&over, stream))?;
+        let sent = seat.sent();
+        let lines = lines(&sent, &offer)?;
+        let mut config = self.config();
+        choose(config.codec_config(), &lines);
+        let mut rtc = config.build(std::time::Instant::now());
+        let own = addresses(&inner.settings, inner.listen, sender.host, remote.address.ip());
+        for address in &own {
+            for candidate in candidates(*address, inner.udp.is_some()) {
+                rtc.add_local_candidate(candidate);
+            }
+        }
+        let name = rtc.direct_api().local_ice_credentials().ufrag;
+        let (entry, inbox) = inner.routes.enter(&name);
+        let bad = |why: String| Fault(400, "bad-offer", format!("the offer cannot be answered: {why}"));
+        let parsed = SdpOffer::from_sdp_string(&offer.text).map_err(|why| bad(why.to_string()))?;
+        let answer = rtc.sdp_api().accept_offer(parsed).map_err(|why| bad(why.to_string()))?;
+        let answer = answer.to_sdp_string();
+        let id = random().ok_or_else(|| Fault(500, "no-random", "the system gives no random bytes".into()))?;
+        let closed = CancellationToken::new();
+        self.sessions().insert(id.clone(), closed.clone());
+        let link = Link::new(rtc, inner.udp.clone(), entry, inbox, own);
+        let player = Player { link, session: admission.into_session(), seat, lines, closed };
+        let (hub, webrtc, own_id) = (inner.gate.hub().clone(), self.clone(), id.clone());
+        tracing::info!(%stream, remote = %remote.address, session = player.session.figures().id, "WebRTC viewer");
+        inner.gate.hub().spawn(async move {
+            player.run(hub).await;
+            webrtc.sessions().remove(&own_id);
+        });
+        Ok(self.created(answer, &id, remote, http))
+    }
+
+    /// The answer to an offer, as RFC 9725 4.2 has it.
+    fn created(&self, answer: String, id: &str, remote: &Remote, http: &Parts) -> Response {
+        let path = http.uri.path();
+        // Through a link the address is another's: then it is said relative to that.
+        let location = if remote.upper.is_some() { format!("?session={id}") } else { format!("{path}?session={id}") };
+        // m7s's players look for 200.
+        let status = if path.starts_with("/webrtc/play/") { StatusCode::OK } else { StatusCode::CREATED };
+        let mut response = Response::new(Body::from(answer));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP));
+        let mut set = |name, value: String| HeaderValue::from_str(&value).map(|value| headers.insert(name, value)).ok();
+        set(header::LOCATION, location);
+        set(header::ETAG, format!("\"{id}\""));
+        for server in &self.0.settings.ice_servers {
+            let credential = server.credential.as_ref().map_or(String::new(), |(user, password)| {
+                format!("; username=\"{user}\"; credential=\"{password}\"; credential-type=\"password\"")
+            });
+            if let Ok(link) = HeaderValue::from_str(&format!("<{}>; rel=\"ice-server\"{credential}", server.url)) {
+                headers.append(header::LINK, link);
+            }
+        }
+        open(response)
+    }
+}
+
+/// Any page may read it.
+fn open(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+    set(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+    set(header::ACCESS_CONTROL_EXPOSE_HEADERS, "Location, Link, ETag");
+    set(header::CACHE_CONTROL, "no-store");
+    response
+}
+
+/// What goes to whom, or why nothing does.
+fn lines(sent: &Sent, offer: &Offer) -> Result<Vec<Line>, Fault> {
+    let tracks = [&sent.video, &sent.audio].into_iter().flatten();
+    let lines: Vec<Line> =
+        tracks.clone().filter_map(|track| Some(Line { kind: track.kind(), chosen: offer.choose(track)? })).collect();
+    let video = sent.video.as_ref().filter(|_| lines.iter().all(|line| line.kind != Kind::Video));
+    if let Some(video) = video {
+        let what = format!(
+            "the stream's pictures are {}, and the offer has {}; play it as .mp4 or .flv, or with another browser",
+            video.codec.name(),
+            offer.names(Kind::Video)
+        );
+        return Err(Fault(406, "no-codec", what));
+    }
+    if lines.is_empty() {
+        let has = tracks.map(|track| track.codec.name()).chain(sent.silent.map(|codec| codec.name()));
+        let has: Vec<_> = has.collect();
+        let what = format!(
+            "the stream has {}, and the offer has {} for sound; play it as .mp4 or .flv",
+            if has.is_empty() { "nothing that WebRTC carries".into() } else { has.join(", ") },
+            offer.names(Kind::Audio)
+        );
+        return Err(Fault(406, "no-codec", what));
+    }
+    Ok(lines)
+}
+
+fn unplayable(over: &Over, stream: &StreamName) -> Fault {
+    match over {
+        Over::Ended => Fault(404, "no-stream", format!("the stream {stream} has ended")),
+        Over::Changed => Fault(503, "changed", format!("the codecs of {stream} are changing; try again")),
+        Over::Reordered => {
+            let what = format!(
+                "the pictures of {stream} are built on others that are shown later (B-frames as references), and browsers show WebRTC's pictures as \
+                 they come; play it by WebSocket as /play/{stream}.mp4, or set the encoder to no B-frames"
+            );
+            Fault(406, "b-frames", what)
+        }
+    }
+}
+
+/// By UDP, and by TCP for who comes to us.
+fn candidates(address: SocketAddr, by_udp: bool) -> impl Iterator<Item = Candidate> {
+    let udp = Candidate::builder().udp().host(address).build().ok().filter(|_| by_udp);
+    let tcp = Candidate::builder().tcp().host(address).tcptype(TcpType::Passive).build().ok();
+    [udp, tcp].into_iter().flatten()
+}
+
+/// 128 bits that nobody can guess.
+fn random() -> Option<String> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+async fn whep(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
+    answer(&webrtc, http).await.unwrap_or_else(|Fault(status, kind, what)| {
+        open(web::refusal(status, kind, &what).map(Body::from).into_response())
+    })
+}
+
+async fn answer(webrtc: &WebRtc, http: HttpRequest) -> Result<Response, Fault> {
+    let (parts, body) = http.into_parts();
+    let remote = parts.extensions.get::<Remote>().cloned();
+    let remote = remote.ok_or_else(|| Fault(500, "internal", "the request came from nowhere".into()))?;
+    let stream = stream(&parts)?;
+    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or(SDP);
+    if !kind.starts_with(SDP) && !kind.starts_with("text/plain") {
+        return Err(Fault(415, "no-sdp", format!("the body must be {SDP}, not {kind}")));
+    }
+    let body = timeout(BODY, Limited::new(body, MAX_BYTES).collect()).await;
+    let body = body.map_err(|_| Fault(408, "slow", "the offer did not come in time".into()))?;
+    let body = body.map_err(|_| Fault(413, "too-large", format!("an offer has at most {} KiB", MAX_BYTES >> 10)))?;
+    webrtc.play(&stream, &remote, &parts, &body.to_bytes()).await
+}
+
+fn stream(http: &Parts) -> Result<StreamName, Fault> {
+    let path = http.uri.path();
+    let name = ["/whep/", "/webrtc/play/"].iter().find_map(|prefix| path.strip_prefix(prefix));
+    stream_in_path(name.unwrap_or_default()).map_err(|why| Fault(404, "no-stream", why.to_string()))
+}
+
+/// Candidates that come one by one are of no use to us: who wants something finds us.
+async fn patch(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
+    let status = match session(&webrtc, &http) {
+        Some(_) => StatusCode::NO_CONTENT,
+        None => return unknown(),
+    };
+    open(status.into_response())
+}
+
+async fn delete(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
+    match session(&webrtc, &http) {
+        Some(closed) => {
+            closed.cancel();
+            open(StatusCode::OK.into_response())
+        }
+        None => unknown(),
+    }
+}
+
+/// Whoever has the id has the session.
+fn session(webrtc: &WebRtc, http: &HttpRequest) -> Option<CancellationToken> {
+    let id = parameter(http.uri().query().unwrap_or_default(), "session")?;
+    webrtc.sessions().get(id.as_str()).cloned()
+}
+
+fn unknown() -> Response {
+    let what = "there is no such session, or it has ended";
+    open(web::refusal(404, "no-session", what).map(Body::from).into_response())
+}
+
+async fn preflight() -> Response {
+    let mut response = web::preflight().map(Body::from).into_response();
+    let headers = response.headers_mut();
+    let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
+    set(header::ACCESS_CONTROL_ALLOW_METHODS, "POST, PATCH, DELETE, OPTIONS");
+    set(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, If-Match");
+    set(HeaderName::from_static("accept-post"), SDP);
+    response
+}

@@ -1,0 +1,315 @@
+//! Players: an answer to an offer, and a task that sends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_hub::{Hub, Session};
+use culvert_media::{Kind, Time};
+use str0m::format::CodecConfig;
+use str0m::media::{MediaTime, Mid, Pt};
+use str0m::rtp::{ExtensionValues, RtpWrite};
+use str0m::{Event, IceConnectionState, Rtc, RtcError};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::feed::{Heard, Live, Over, Seat, Unit};
+use crate::link::Link;
+use crate::offer::Chosen;
+
+/// How long a peer may take to find us and to agree on keys.
+const CONNECT: Duration = Duration::from_secs(30);
+/// A viewer begins with what is cached, which may be megabytes: so much goes at once, and then nothing for so long (128 Mbit/s).
+const BURST_BYTES: usize = 48 << 10;
+const PAUSE: Duration = Duration::from_millis(3);
+/// Units that wait for a viewer who has just come.
+const BACKLOG: usize = 2048;
+/// Pictures of the cached group are shown so fast: a player shows what came last, and not what was before it.
+const FAST: Time = Time::from_millis(1);
+
+/// A track on its way.
+#[derive(Debug)]
+pub(crate) struct Out {
+    mid: Mid,
+    payload_type: Pt,
+    clock_hz: u32,
+    sequence: u64,
+}
+
+/// What was chosen for a track.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) kind: Kind,
+    pub(crate) chosen: Chosen,
+}
+
+/// Puts what was chosen into the configuration, so that nothing else is agreed upon.
+pub(crate) fn choose(config: &mut CodecConfig, lines: &[Line]) {
+    config.clear();
+    for Line { chosen, .. } in lines {
+        let Chosen { payload_type, rtx, codec, clock_hz, channels, format } = chosen.clone();
+        let clock = str0m::media::Frequency::new(clock_hz).unwrap_or(str0m::media::Frequency::NINETY_KHZ);
+        config.add_config(payload_type, rtx, codec, clock, channels, format);
+    }
+}
+
+/// One who watches.
+pub(crate) struct Player {
+    pub(crate) link: Link,
+    pub(crate) session: Session,
+    pub(crate) seat: Seat,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) closed: CancellationToken,
+}
+
+/// What goes on while it runs.
+struct Run<'a> {
+    player: &'a mut Player,
+    video: Option<Out>,
+    audio: Option<Out>,
+    is_connected: bool,
+    live: Option<Live>,
+    /// What is still to be sent, with its presentation time.
+    backlog: VecDeque<(Arc<Unit>, Time)>,
+    /// Pictures are passed over until a key frame comes.
+    waits: bool,
+    events: Vec<Event>,
+}
+
+/// Why it ended.
+#[derive(Debug)]
+enum Ended {
+    Rtc(RtcError),
+    /// It did not come, or went without a word.
+    Lost(&'static str),
+    Over(Over),
+    Closed(&'static str),
+}
+
+impl From<RtcError> for Ended {
+    fn from(error: RtcError) -> Ended {
+        Ended::Rtc(error)
+    }
+}
+
+impl Player {
+    /// Sends until one of both goes.
+    pub(crate) async fn run(mut self, hub: Hub) {
+        let run = Run {
+            video: None,
+            audio: None,
+            is_connected: false,
+            live: None,
+            backlog: VecDeque::new(),
+            waits: true,
+            events: Vec::new(),
+            player: &mut self,
+        };
+        let why = match run.run(&hub).await {
+            Ended::Rtc(why) => why.to_string(),
+            Ended::Lost(why) | Ended::Closed(why) => why.to_string(),
+            Ended::Over(Over::Ended) => "the stream has ended".into(),
+            Ended::Over(Over::Changed) => "the stream has other codecs now".into(),
+            Ended::Over(Over::Reordered) => "pictures are built on others that are shown later (B-frames)".into(),
+        };
+        let figures = self.session.figures();
+        tracing::info!(
+            stream = %figures.stream, session = figures.id, bytes = figures.bytes(), why, "WebRTC viewer left"
+        );
+        self.link.close();
+    }
+}
+
+impl Run<'_> {
+    async fn run(mut self, hub: &Hub) -> Ended {
+        match self.turn(hub).await {
+            Ok(ended) | Err(ended) => ended,
+        }
+    }
+
+    async fn turn(&mut self, hub: &Hub) -> Result<Ended, Ended> {
+        let deadline = Instant::now() + CONNECT;
+        let mut pause: Option<Instant> = None;
+        loop {
+            let mut due = self.settle()?;
+            if self.is_connected {
+                if pause.is_none_or(|until| until <= Instant::now()) {
+                    pause = self.send_backlog()?.then(|| Instant::now() + PAUSE);
+                    due = self.settle()?;
+                }
+            } else if Instant::now() >= deadline {
+                return Err(Ended::Lost("the peer did not find this node: see docs, WebRTC, \"which ports\""));
+            }
+            self.player.link.flush();
+            let wake = if self.is_connected { due } else { due.min(deadline) };
+            let wake = pause.map_or(wake, |pause| pause.min(wake));
+            let Player { link, session, seat, closed, .. } = &mut *self.player;
+            tokio::select! {
+                datagram = link.inbox.recv() => match datagram {
+                    Some(datagram) => link.take(&datagram),
+                    None => return Err(Ended::Lost("its entry is gone")),
+                },
+                heard = hear(seat, self.live.as_mut()) => match heard {
+                    Heard::Unit(unit) => self.queue(unit),
+                    Heard::Gap => self.wait(),
+                    Heard::Over(over) => return Ok(Ended::Over(over)),
+                },
+                () = sleep_until(wake) => if due <= Instant::now() { link.tick()? },
+                () = session.cancelled() => return Ok(Ended::Closed("closed by who runs this node")),
+                () = closed.cancelled() => return Ok(Ended::Closed("it said goodbye")),
+                () = hub.draining() => return Ok(Ended::Closed("this node is shutting down")),
+            }
+        }
+    }
+
+    /// Says and hears what the agent has to, until it has nothing more.
+    fn settle(&mut self) -> Result<Instant, Ended> {
+        loop {
+            let due = self.player.link.drain(&mut self.events)?;
+            if !self.player.link.rtc.is_alive() {
+                return Err(Ended::Lost("it closed the connection"));
+            }
+            if self.events.is_empty() {
+                return Ok(due);
+            }
+            for event in std::mem::take(&mut self.events) {
+                self.handle(event)?;
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Ended> {
+        #[allow(clippy::wildcard_enum_match_arm, reason = "the list is another crate's and grows")]
+        match event {
+            Event::MediaAdded(media) => self.add(media.mid),
+            Event::Connected => {
+                self.is_connected = true;
+                let (cached, live) = self.player.seat.begin().map_err(Ended::Over)?;
+                self.live = Some(live);
+                self.begin(cached);
+            }
+            Event::KeyframeRequest(_) => self.player.seat.want_key_frame(),
+            Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                return Err(Ended::Lost("it has not been heard any more"));
+            }
+            Event::Closed => return Err(Ended::Closed("it said goodbye")),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A media line of the offer: it is sent where something was chosen for it.
+    fn add(&mut self, mid: Mid) {
+        let kind = self.player.link.rtc.media(mid).map(|media| media.kind().is_video());
+        let kind = if kind == Some(true) { Kind::Video } else { Kind::Audio };
+        let Some(line) = self.player.lines.iter().find(|line| line.kind == kind) else { return };
+        let place = if kind == Kind::Video { &mut self.video } else { &mut self.audio };
+        let (payload_type, clock_hz) = (line.chosen.payload_type, line.chosen.clock_hz);
+        place.get_or_insert(Out { mid, payload_type, clock_hz, sequence: 1 });
+    }
+
+    /// Begins with what is cached: pictures alone, shown fast, so that the newest is there at once; sound begins with what is live.
+    fn begin(&mut self, cached: Vec<Arc<Unit>>) {
+        self.waits = self.video.is_some();
+        let pictures: Vec<_> = cached.into_iter().filter(|unit| unit.kind == Kind::Video).collect();
+        let last = pictures.last().map(|unit| unit.pts);
+        let behind = pictures.len();
+        if let Some(last) = last {
+            for (at, unit) in pictures.into_iter().enumerate() {
+                let before = i64::try_from(behind - 1 - at).unwrap_or(i64::MAX);
+                let shown = last - Time::from_micros(FAST.micros().saturating_mul(before));
+                self.backlog.push_back((unit, shown));
+            }
+            self.waits = false;
+        } else if self.waits {
+            self.player.seat.want_key_frame();
+        }
+    }
+
+    fn queue(&mut self, unit: Arc<Unit>) {
+        if self.backlog.len() >= BACKLOG {
+            self.wait();
+        }
+        if unit.kind == Kind::Video && self.waits {
+            if !unit.key {
+                return;
+            }
+            self.waits = false;
+        }
+        let shown = unit.pts;
+        self.backlog.push_back((unit, shown));
+    }
+
+    /// Goes on at the next key frame.
+    fn wait(&mut self) {
+        self.backlog.retain(|(unit, _)| unit.kind == Kind::Audio);
+        self.backlog.truncate(BACKLOG / 2);
+        self.waits = self.video.is_some();
+        self.player.seat.want_key_frame();
+    }
+
+    /// Sends what waits. True: there is more, a little later.
+    fn send_backlog(&mut self) -> Result<bool, Ended> {
+        let mut bytes = 0;
+        while let Some((unit, shown)) = self.backlog.pop_front() {
+            let out = if unit.kind == Kind::Video { &mut self.video } else { &mut self.audio };
+            let Some(out) = out else { continue };
+            let link = &mut self.player.link;
+            let time = wrapped(shown.to_ticks(out.clock_hz));
+            for packet in &unit.packets {
+                let Some(stream) = stream(&mut link.rtc, out.mid) else { break };
+                let time = time.wrapping_add(packet.ticks);
+                let wallclock = unit.shown.into_std();
+                let write =
+                    RtpWrite::new(out.payload_type, out.sequence.into(), time, wallclock, packet.payload.clone());
+                let video = unit.kind == Kind::Video;
+                stream.set(write.marker(packet.marker).nackable(video).ext_vals(at_once(video)));
+                out.sequence += 1;
+                link.drain(&mut self.events)?;
+            }
+            bytes += unit.bytes;
+            self.player.session.figures().count(unit.bytes as u64, 1);
+            self.player.session.figures().set_sent(unit.pts);
+            if bytes >= BURST_BYTES {
+                return Ok(!self.backlog.is_empty());
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// The stream of a media line, on which packets are written.
+struct Stream<'a>(str0m::change::DirectApi<'a>, Mid);
+
+fn stream(rtc: &mut Rtc, mid: Mid) -> Option<Stream<'_>> {
+    let mut api = rtc.direct_api();
+    api.stream_tx_by_mid(mid, None)?;
+    Some(Stream(api, mid))
+}
+
+impl Stream<'_> {
+    fn set(mut self, write: RtpWrite) {
+        if let Some(stream) = self.0.stream_tx_by_mid(self.1, None) {
+            stream.write_rtp(write);
+        }
+    }
+}
+
+/// Pictures are to be shown as soon as they are there (the extension `playout-delay`).
+fn at_once(video: bool) -> ExtensionValues {
+    let zero = video.then_some(MediaTime::ZERO);
+    ExtensionValues { play_delay_min: zero, play_delay_max: zero, ..ExtensionValues::default() }
+}
+
+async fn hear(seat: &Seat, live: Option<&mut Live>) -> Heard {
+    match live {
+        Some(live) => seat.next(live).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The low 32 bits.
+fn wrapped(ticks: i64) -> u32 {
+    let [_, _, _, _, low @ ..] = ticks.to_be_bytes();
+    u32::from_be_bytes(low)
+}

@@ -1,0 +1,52 @@
+// Plays a stream by WHEP in Chromium and says how it went, as JSON in one line.
+// node whep.mjs PAGE URL SECONDS [WAY [SCREENSHOT]]: PAGE is any page of the node, URL an http://../whep/NAME, WAY `tcp` to leave out all
+// candidates but those.
+import { open } from './launch.mjs';
+
+const [page_url, url, seconds, way, screenshot] = process.argv.slice(2);
+const { browser, page } = await open(page_url);
+try {
+  const played = await page.evaluate(async ([url, seconds, way]) => {
+    const { video, out, run } = watch();
+    const peer = new RTCPeerConnection();
+    peer.addTransceiver('video', { direction: 'recvonly' });
+    peer.addTransceiver('audio', { direction: 'recvonly' });
+    const stream = new MediaStream();
+    peer.ontrack = event => { stream.addTrack(event.track); video.srcObject = stream; };
+    await peer.setLocalDescription();
+    const posted = performance.now();
+    const first = new Promise(done => video.requestVideoFrameCallback(() => done(performance.now() - posted)));
+    const headers = { 'Content-Type': 'application/sdp' };
+    const response = await fetch(url, { method: 'POST', headers, body: peer.localDescription.sdp });
+    out.status = response.status;
+    if (!response.ok) return { ...out, problem: await response.json() };
+    const location = response.headers.get('Location');
+    let sdp = await response.text();
+    if (way === 'tcp') sdp = sdp.split('\r\n').filter(line => !/^a=candidate:.* udp /i.test(line)).join('\r\n');
+    await peer.setRemoteDescription({ type: 'answer', sdp });
+    video.play().catch(error => out.errors.push(`play: ${error.message}`));
+    const played = await run(seconds, 1000);
+    played.first_frame_ms = Math.round(await Promise.race([first, new Promise(done => setTimeout(done, 1000, -1))]));
+    const all = [...(await peer.getStats()).values()];
+    const of = (type, kind) => all.find(one => one.type === type && (!kind || one.kind === kind));
+    const codec = one => all.find(other => other.id === one?.codecId)?.mimeType;
+    const [seen, heard] = [of('inbound-rtp', 'video'), of('inbound-rtp', 'audio')];
+    const pair = all.find(one => one.type === 'candidate-pair' && one.nominated && one.state === 'succeeded');
+    const local = all.find(one => one.id === pair?.localCandidateId);
+    Object.assign(played, {
+      protocol: local?.protocol, state: peer.connectionState,
+      video: { codec: codec(seen), decoded: seen?.framesDecoded, keys: seen?.keyFramesDecoded, dropped: seen?.framesDropped,
+        lost: seen?.packetsLost, nacks: seen?.nackCount, plis: seen?.pliCount, freezes: seen?.freezeCount,
+        jitter_ms: 1000 * seen?.jitterBufferDelay / seen?.jitterBufferEmittedCount },
+      audio: { codec: codec(heard), samples: heard?.totalSamplesReceived, concealed: heard?.concealedSamples,
+        energy: heard?.totalAudioEnergy, lost: heard?.packetsLost },
+    });
+    const goodbye = await fetch(new URL(location, url), { method: 'DELETE' });
+    played.goodbye = goodbye.status;
+    return played;
+  }, [url, Number(seconds), way]);
+  if (screenshot) await page.screenshot({ path: screenshot });
+  console.log(JSON.stringify(played));
+} finally {
+  await browser.close();
+}
