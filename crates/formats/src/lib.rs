@@ -1,5 +1,5 @@
 //! Frames to bytes and back, a folder for each format: [`amf0`] (the values in FLV metadata and RTMP commands), [`flv`],
-//! [`fmp4`] (fragmented MP4), [`rtp`], [`ts`] (MPEG transport streams, read), and [`relay`] (our own, from node to node).
+//! [`fmp4`] (fragmented MP4), [`rtp`], [`ts`] (MPEG transport streams, read), [`sound`] (what becomes Opus), and [`relay`] (our own, from node to node).
 //!
 //! Pure: no await, no clock, no socket. Protocols (RTMP, HTTP-FLV) are built on these and are not here.
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ mod nal;
 pub mod relay;
 pub mod rtp;
 mod sets;
+pub mod sound;
 pub mod ts;
 
 use culvert_media::{Frame, Tracks};

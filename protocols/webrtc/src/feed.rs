@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use culvert_formats::rtp::Cutter;
+use culvert_formats::sound::ToOpus;
 use culvert_hub::{Admission, Hub, Next, Subscriber, Wish};
 use culvert_media::codec::{self, h264, h265};
 use culvert_media::{Codec, Frame, Kind, StreamName, Time, Track, TrackId, Tracks};
@@ -52,8 +53,8 @@ pub(crate) struct Packet {
 pub(crate) struct Sent {
     pub(crate) video: Option<Track>,
     pub(crate) audio: Option<Track>,
-    /// Sound that browsers do not take, by its codec's name.
-    pub(crate) silent: Option<Codec>,
+    /// What the sound is made of, where it does not go as it comes.
+    source: Option<Track>,
 }
 
 impl Sent {
@@ -66,9 +67,14 @@ impl Sent {
             Codec::Aac | Codec::Mp3 => false,
         };
         let first = |kind: Kind| tracks.iter().filter(is_sent).find(|track| track.kind() == kind).cloned();
-        let audio = first(Kind::Audio);
-        let silent = tracks.audio().filter(|_| audio.is_none()).map(|track| track.codec);
-        Sent { video: first(Kind::Video), audio, silent }
+        let video = first(Kind::Video);
+        if let Some(audio) = first(Kind::Audio) {
+            return Sent { video, audio: Some(audio), source: None };
+        }
+        let sounds = tracks.iter().filter(|track| track.kind() == Kind::Audio);
+        let made = sounds.into_iter().find_map(|source| Some((source, ToOpus::new(source)?)));
+        let (source, audio) = made.map(|(source, to_opus)| (source.clone(), to_opus.track().clone())).unzip();
+        Sent { video, audio, source }
     }
 
     /// What is said in the offer and answer holds for the other as well.
@@ -240,6 +246,8 @@ struct Worker<'a> {
     feed: &'a Feed,
     video: Option<(TrackId, Cutter)>,
     audio: Option<(TrackId, Cutter)>,
+    /// Makes Opus of the sound.
+    to_opus: Option<ToOpus>,
     /// The latest presentation of the pictures since the last key frame.
     shown: Time,
     /// A moment by the media's clock and by ours.
@@ -249,7 +257,7 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     fn new(feed: &'a Feed) -> Worker<'a> {
-        Worker { feed, video: None, audio: None, shown: Time::ZERO, tied: None, passed_over: 0 }
+        Worker { feed, video: None, audio: None, to_opus: None, shown: Time::ZERO, tied: None, passed_over: 0 }
     }
 
     async fn run(&mut self, reader: &mut Subscriber) -> Over {
@@ -278,9 +286,15 @@ impl<'a> Worker<'a> {
                     }
                     let cutter = |track: &Option<Track>| track.as_ref().map(|track| (track.id, Cutter::new(track)));
                     (self.video, self.audio) = (cutter(&sent.video), cutter(&sent.audio));
+                    if sent.source != state.sent.source || self.to_opus.is_none() {
+                        self.to_opus = sent.source.as_ref().and_then(ToOpus::new);
+                    }
                     state.sent = sent;
                 }
-                Next::Gap(_) => self.feed.lock().forget(),
+                Next::Gap(_) => {
+                    self.feed.lock().forget();
+                    self.to_opus.iter_mut().for_each(ToOpus::restart);
+                }
                 Next::End(_) => return Over::Ended,
             }
         }
@@ -296,10 +310,19 @@ impl<'a> Worker<'a> {
         if kind == Kind::Video && !self.is_shown(frame)? {
             return Ok(());
         }
-        let shown = self.tie(frame.pts);
-        let Some((_, cutter)) = (if kind == Kind::Video { &mut self.video } else { &mut self.audio }) else {
+        let Some(to_opus) = self.to_opus.as_mut().filter(|_| kind == Kind::Audio) else {
+            self.cut(kind, frame);
             return Ok(());
         };
+        let mut packets = Vec::new();
+        to_opus.push(frame, |at, data| packets.push(Frame { dts: at, pts: at, data, ..frame.clone() }));
+        packets.iter().for_each(|packet| self.cut(kind, packet));
+        Ok(())
+    }
+
+    fn cut(&mut self, kind: Kind, frame: &Frame) {
+        let shown = self.tie(frame.pts);
+        let Some((_, cutter)) = (if kind == Kind::Video { &mut self.video } else { &mut self.audio }) else { return };
         let (mut packets, mut bytes) = (Vec::new(), 0);
         cutter.cut(frame, PAYLOAD_BYTES, &mut |payload| {
             let data = payload.parts.concat();
@@ -307,11 +330,10 @@ impl<'a> Worker<'a> {
             packets.push(Packet { payload: data.into(), marker: payload.marker, ticks: payload.ticks });
         });
         if packets.is_empty() {
-            return Ok(());
+            return;
         }
         let key = kind == Kind::Video && frame.key;
         self.feed.lock().push(Unit { kind, key, pts: frame.pts, shown, packets, bytes });
-        Ok(())
     }
 
     /// Whether a picture is sent: browsers show pictures as they come, so one that is shown before another that came is left out where nothing
@@ -382,9 +404,9 @@ impl State {
     }
 }
 
-/// Whether the parameter sets say that pictures may be reordered: then it is not sure that a browser can be served.
-pub(crate) fn may_reorder(track: &Track) -> bool {
-    let depth = match track.codec {
+/// How many pictures may be shown before one that was decoded earlier, where the parameter sets say so.
+fn reordering(track: &Track) -> Option<u32> {
+    match track.codec {
         Codec::H264 => h264::Config::parse(&track.config)
             .ok()
             .and_then(|config| h264::Sps::parse(config.sps.first()?).ok()?.reordering.map(u32::from)),
@@ -394,20 +416,22 @@ pub(crate) fn may_reorder(track: &Track) -> bool {
         Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => {
             None
         }
-    };
-    depth.is_some_and(|depth| depth > 0)
+    }
 }
 
 /// How long a request waits to see whether a stream that may reorder does so in a way that browsers cannot show.
 const LOOK: Duration = Duration::from_millis(300);
 
 impl Seat {
-    /// Whether the stream can be shown, as far as is known: where its parameter sets say that it may reorder, a few pictures are waited for.
+    /// Whether the stream can be shown, as far as is known. Where its parameter sets say that pictures are reordered by one, it is B-frames of which
+    /// nothing is built; a few pictures are waited for to see that. By two or more, it is B-frames that others are built on.
     pub(crate) async fn check(&self) -> Result<(), Over> {
         let over = || self.0.lock().end.clone();
-        let may = self.sent().video.as_ref().is_some_and(may_reorder);
-        if may && over().is_none() {
-            sleep(LOOK).await;
+        match self.sent().video.as_ref().and_then(reordering) {
+            Some(0) | None => {}
+            Some(1) if over().is_none() => sleep(LOOK).await,
+            Some(1) => {}
+            Some(_) => return Err(Over::Reordered),
         }
         over().map_or(Ok(()), Err)
     }

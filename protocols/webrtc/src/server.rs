@@ -216,8 +216,7 @@ fn lines(sent: &Sent, offer: &Offer) -> Result<Vec<Line>, Fault> {
         return Err(Fault(406, "no-codec", what));
     }
     if lines.is_empty() {
-        let has = tracks.map(|track| track.codec.name()).chain(sent.silent.map(|codec| codec.name()));
-        let has: Vec<_> = has.collect();
+        let has: Vec<_> = tracks.map(|track| track.codec.name()).collect();
         let what = format!(
             "the stream has {}, and the offer has {} for sound; play it as .mp4 or .flv",
             if has.is_empty() { "nothing that WebRTC carries".into() } else { has.join(", ") },

@@ -13,7 +13,6 @@ mod init;
 mod mux;
 #[cfg(test)]
 mod tests;
-mod voice;
 
 pub use codecs::{codecs, mime};
 pub use demux::{Demux, Error};
@@ -21,7 +20,9 @@ pub use gather::Gather;
 pub use init::init;
 pub use mux::{MergedMux, MergedWsMux, Mux, Packer, WsMux};
 
-use culvert_media::{Kind, Track, Tracks};
+use culvert_media::{Codec, Kind, Track, Tracks};
+
+use crate::sound::ToOpus;
 
 /// Ticks of a video track's clock per second.
 const VIDEO_HZ: u32 = 90_000;
@@ -47,7 +48,8 @@ fn lines(tracks: &Tracks) -> Vec<Line> {
         |kind: Kind| tracks.iter().filter(|track| track.kind() == kind).find_map(|t| Some((t, init::entry(t)?)));
     let voice = || {
         tracks.iter().find_map(|source| {
-            let track = voice::track(source)?;
+            let is_speech = matches!(source.codec, Codec::G711A | Codec::G711U);
+            let track = is_speech.then(|| ToOpus::new(source)).flatten()?.track().clone();
             Some(Line { entry: init::entry(&track)?, track, number: 0, clock_hz: 0, source: Some(source.clone()) })
         })
     };

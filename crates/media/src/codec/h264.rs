@@ -326,6 +326,8 @@ fn vui_fps(bits: &mut Reader<'_>) -> Result<Option<f64>, CodecError> {
     }
     // Two ticks are a frame: one for each field (E.2.1).
     let (units, scale) = (bits.bits(32)?, bits.bits(32)?);
+    // fixed_frame_rate_flag; a record that is cut here has said its rate all the same.
+    bits.skip(1).ok();
     Ok(fps(f64::from(scale), 2.0 * f64::from(units)))
 }
 
@@ -451,7 +453,14 @@ mod tests {
             let other = oracle(&config.sps[0]).unwrap();
             assert_eq!(other.pixel_dimensions().unwrap(), (sps.width, sps.height), "{name}");
             assert_eq!((u8::from(other.profile_idc), other.level_idc), (sps.profile, sps.level));
+            let restricted = other.vui_parameters.as_ref().and_then(|vui| vui.bitstream_restrictions.as_ref());
+            if let Some(restricted) = restricted {
+                assert_eq!(sps.reordering.map(u32::from), Some(restricted.max_num_reorder_frames), "{name}");
+            }
         }
+        // libx264 with -bf 3: pictures are built on B-frames.
+        let sps = hex("6764001eacd940a02ff97011000003000100000300320f162d96");
+        assert_eq!(Sps::parse(&sps).unwrap().reordering, Some(2));
     }
 
     #[test]

@@ -1,107 +1,140 @@
-//! G.711 becomes Opus: what cameras send and browsers do not play in MP4.
+//! The encoder: packets of 20 ms, with the times of what they are made of.
 
 use bytes::Bytes;
 use culvert_media::codec::opus::Head;
 use culvert_media::{Codec, Frame, Time, Track};
 use opus_pure::{Application, OpusEncoder};
 
+use super::decode::decoder;
+use super::{Decode, Resampler};
+
 /// A packet of Opus.
 const PACKET: Time = Time::from_millis(20);
 const PACKETS_A_SECOND: usize = 50;
-/// For each channel; speech of 8 kHz has no more to say.
-const BITS_PER_SECOND: i32 = 24_000;
+/// Rates that Opus takes (RFC 6716 2.1.3).
+const RATES_HZ: [u32; 5] = [8_000, 12_000, 16_000, 24_000, 48_000];
+/// For each channel; speech of 8 kHz has no more to say, and music of 48 kHz has.
+const SPEECH_BITS: i32 = 24_000;
+const MUSIC_BITS: i32 = 64_000;
 /// Of 10: the ear hears no difference above it in speech (RFC 6716 has no such figure; libopus's default is 9 and costs twice as much).
 const COMPLEXITY: i32 = 5;
 /// Sound whose stamps leave those of the samples by more is taken up anew where it says; less is the jitter of their clock.
 const JITTER: Time = Time::from_millis(60);
-/// Most seconds of sound in a frame.
-const LONGEST_S: usize = 2;
 /// More than a packet ever holds (RFC 6716 3.2.1, R5).
 const PACKET_BYTES: usize = 1275;
 
-/// Encodes the frames of one track.
-pub(super) struct Voice {
+/// Makes Opus of the frames of one track.
+pub struct ToOpus {
+    source: Track,
+    track: Track,
+    decoder: Box<dyn Decode>,
+    resampler: Option<Resampler>,
     encoder: Box<OpusEncoder>,
-    codec: Codec,
+    /// Of what the encoder takes.
     rate_hz: usize,
     channels: usize,
     /// Samples that wait for a packet to be full.
     waiting: Vec<i16>,
-    /// When the first of them is due.
+    decoded: Vec<i16>,
+    /// When the first of those that wait is due.
     due: Option<Time>,
-    /// What the encoder is made of, should it have to be made anew.
-    source: Track,
 }
 
-impl std::fmt::Debug for Voice {
+impl std::fmt::Debug for ToOpus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Voice")
-            .field("codec", &self.codec)
+        f.debug_struct("ToOpus")
+            .field("codec", &self.source.codec)
             .field("waiting", &self.waiting.len())
             .finish_non_exhaustive()
     }
 }
 
-/// The track as Opus; None: it is no G.711, or of a rate or so many channels that Opus does not take.
-pub(super) fn track(track: &Track) -> Option<Track> {
-    let encoder = encoder(track)?;
-    let (sound, lookahead) = (track.sound()?, encoder.lookahead() * 48_000 / track.sound()?.sample_rate_hz as usize);
-    let mut head = Head::new(sound.channels).ok()?;
-    head.pre_skip = u16::try_from(lookahead).ok()?;
-    head.input_sample_rate_hz = sound.sample_rate_hz;
-    Track::new(track.id, Codec::Opus, head.write()).ok()
-}
-
-fn encoder(track: &Track) -> Option<Box<OpusEncoder>> {
-    if !matches!(track.codec, Codec::G711A | Codec::G711U) {
-        return None;
-    }
-    let sound = track.sound()?;
-    let rate = i32::try_from(sound.sample_rate_hz).ok()?;
-    let mut encoder = Box::new(OpusEncoder::new(rate, sound.channels.into(), Application::Voip).ok()?);
-    encoder.bitrate_bps = BITS_PER_SECOND * i32::from(sound.channels);
+fn encoder(codec: Codec, rate_hz: u32, channels: u8) -> Option<Box<OpusEncoder>> {
+    let speech = matches!(codec, Codec::G711A | Codec::G711U);
+    let application = if speech { Application::Voip } else { Application::Audio };
+    let mut encoder = Box::new(OpusEncoder::new(i32::try_from(rate_hz).ok()?, channels.into(), application).ok()?);
+    encoder.bitrate_bps = if speech { SPEECH_BITS } else { MUSIC_BITS } * i32::from(channels);
     encoder.complexity = COMPLEXITY;
     Some(encoder)
 }
 
-impl Voice {
-    /// For a track that [`track`] has an answer for.
-    pub(super) fn new(track: &Track) -> Option<Voice> {
-        let (encoder, sound) = (encoder(track)?, track.sound()?);
-        let (rate_hz, channels) = (sound.sample_rate_hz as usize, usize::from(sound.channels));
-        let source = track.clone();
-        Some(Voice { encoder, codec: track.codec, rate_hz, channels, waiting: Vec::new(), due: None, source })
+impl ToOpus {
+    /// For this track. None: nobody here decodes it, or it has a rate or so many channels that Opus does not take.
+    pub fn new(source: &Track) -> Option<ToOpus> {
+        let decoder = decoder(source)?;
+        let (rate_hz, channels) = decoder.sound();
+        if !(1..=2).contains(&channels) {
+            return None;
+        }
+        let is_taken = RATES_HZ.contains(&rate_hz);
+        let speech = matches!(source.codec, Codec::G711A | Codec::G711U);
+        if speech && !is_taken {
+            return None;
+        }
+        let resampler = match is_taken {
+            true => None,
+            false => Some(Resampler::new(rate_hz as usize, usize::from(channels))?),
+        };
+        let rate_hz = if is_taken { rate_hz } else { 48_000 };
+        let encoder = encoder(source.codec, rate_hz, channels)?;
+        let lookahead = encoder.lookahead() * 48_000 / rate_hz as usize;
+        let mut head = Head::new(channels).ok()?;
+        head.pre_skip = u16::try_from(lookahead).ok()?;
+        head.input_sample_rate_hz = rate_hz;
+        let track = Track::new(source.id, Codec::Opus, head.write()).ok()?;
+        Some(ToOpus {
+            source: source.clone(),
+            track,
+            decoder,
+            resampler,
+            encoder,
+            rate_hz: rate_hz as usize,
+            channels: usize::from(channels),
+            waiting: Vec::new(),
+            decoded: Vec::new(),
+            due: None,
+        })
+    }
+
+    /// What comes out.
+    pub fn track(&self) -> &Track {
+        &self.track
     }
 
     /// Takes a frame; `out` is given each packet that is full, with its time.
-    pub(super) fn push(&mut self, frame: &Frame, mut out: impl FnMut(Time, Bytes)) {
-        // Nobody speaks for so long in one breath: it is no sound, or not of this rate.
-        if frame.data.len() > self.rate_hz * self.channels * LONGEST_S {
-            return;
+    pub fn push(&mut self, frame: &Frame, mut out: impl FnMut(Time, Bytes)) {
+        self.decoded.clear();
+        // Decoder and encoder are young, and this runs where a stream is held: should one panic, a packet is lost and nothing else.
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.samples_of(&frame.data)));
+        match made {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(_) => return self.renew(),
         }
+        let delay = self.resampler.as_ref().map_or(Time::ZERO, |r| Time::from_ticks(r.delay() as i64, 48_000));
+        let begins = frame.dts - delay;
         let expected = self.due.map(|due| due + self.span(self.waiting.len()));
         let mut skip = 0;
         match expected {
             // Stamps that fall behind the samples: what would be heard twice at once is left out, for time does not go back.
-            Some(expected) if expected - frame.dts > JITTER => skip = self.samples(expected - frame.dts),
-            Some(expected) if frame.dts - expected <= JITTER => {}
+            Some(expected) if expected - begins > JITTER => skip = self.samples(expected - begins),
+            Some(expected) if begins - expected <= JITTER => {}
             Some(_) | None => {
                 self.waiting.clear();
-                self.due = Some(frame.dts);
+                self.due = Some(begins);
             }
         }
-        let linear: fn(u8) -> i16 = if self.codec == Codec::G711A { a_law } else { mu_law };
-        self.waiting.extend(frame.data.iter().skip(skip).map(|byte| linear(*byte)));
+        self.waiting.extend(self.decoded.iter().skip(skip));
         let (samples, mut packet) = (self.rate_hz / PACKETS_A_SECOND, [0; PACKET_BYTES]);
         let mut at = 0;
         while let Some(pcm) = self.waiting.get(at..at + samples * self.channels) {
-            // The encoder is young, and this runs where a stream is held: should it panic, the packet is lost and nothing else.
             let encode = || self.encoder.encode_s16(pcm, samples, &mut packet);
             let bytes = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode)) {
                 // It fails only for what is checked above: the lengths of both.
                 Ok(bytes) => bytes.unwrap_or(0),
                 Err(_) => {
-                    if let Some(anew) = encoder(&self.source) {
+                    let (rate, channels) = (self.rate_hz as u32, self.channels as u8);
+                    if let Some(anew) = encoder(self.source.codec, rate, channels) {
                         self.encoder = anew;
                     }
                     0
@@ -116,9 +149,27 @@ impl Voice {
         self.waiting.drain(..at);
     }
 
+    /// Puts the samples of a frame, at the encoder's rate, into `decoded`.
+    fn samples_of(&mut self, data: &[u8]) -> bool {
+        let Some(resampler) = &mut self.resampler else { return self.decoder.decode(data, &mut self.decoded) };
+        let mut samples = Vec::new();
+        let is_sound = self.decoder.decode(data, &mut samples);
+        resampler.push(&samples, &mut self.decoded);
+        is_sound
+    }
+
+    /// Begins with another decoder, after one that is broken.
+    fn renew(&mut self) {
+        if let Some(anew) = ToOpus::new(&self.source) {
+            *self = anew;
+        }
+    }
+
     /// Forgets what waits: what follows does not follow from it.
-    pub(super) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         (self.due, self.waiting) = (None, Vec::new());
+        self.decoder.restart();
+        self.resampler.iter_mut().for_each(Resampler::restart);
     }
 
     /// Samples of all channels in so much time.
@@ -133,25 +184,6 @@ impl Voice {
     }
 }
 
-/// ITU-T G.711, table 1: a sample of 13 bits at the top of 16.
-fn a_law(byte: u8) -> i16 {
-    let byte = byte ^ 0x55;
-    let (exponent, mantissa) = (byte >> 4 & 0x07, i16::from(byte & 0x0f));
-    let magnitude = match exponent {
-        0 => (mantissa << 4) + 8,
-        exponent => ((mantissa << 4) + 0x108) << (exponent - 1),
-    };
-    if byte & 0x80 != 0 { magnitude } else { -magnitude }
-}
-
-/// ITU-T G.711, table 2: a sample of 14 bits at the top of 16.
-fn mu_law(byte: u8) -> i16 {
-    let byte = !byte;
-    let (exponent, mantissa) = (byte >> 4 & 0x07, i16::from(byte & 0x0f));
-    let magnitude = (((mantissa << 3) + 0x84) << exponent) - 0x84;
-    if byte & 0x80 != 0 { -magnitude } else { magnitude }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::SystemTime;
@@ -160,6 +192,7 @@ mod tests {
     use culvert_media::{Audio, TrackId};
     use opus_pure::OpusDecoder;
 
+    use super::super::decode::{a_law, mu_law};
     use super::*;
 
     fn g711(codec: Codec, sample_rate_hz: u32, channels: u8) -> Track {
@@ -172,20 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_those_of_the_tables() {
-        // G.711's own ends and middle: the largest, the smallest, silence.
-        assert_eq!([0xaa, 0x2a, 0xd5, 0x55].map(a_law), [32_256, -32_256, 8, -8]);
-        assert_eq!([0x80, 0x00, 0xff, 0x7f].map(mu_law), [32_124, -32_124, 0, 0]);
-        // Both are monotonous along each half.
-        let rises = |linear: fn(u8) -> i16, code: fn(u8) -> u8| (1..128).all(|i| linear(code(i)) > linear(code(i - 1)));
-        assert!(rises(a_law, |i| (i | 0x80) ^ 0x55) && rises(mu_law, |i| !i));
-    }
-
-    #[test]
     fn a_tone_is_still_that_tone() {
         for (codec, channels) in [(Codec::G711A, 1_u8), (Codec::G711U, 2)] {
             let source = g711(codec, 8000, channels);
-            let (mut voice, mut packets) = (Voice::new(&source).unwrap(), Vec::new());
+            let (mut voice, mut packets) = (ToOpus::new(&source).unwrap(), Vec::new());
             // 440 Hz as the nearest code of each sample, in frames of 30 ms, which are no multiple of a packet.
             let linear: fn(u8) -> i16 = if codec == Codec::G711A { a_law } else { mu_law };
             let code =
@@ -219,7 +242,7 @@ mod tests {
     #[test]
     fn jitter_is_passed_over_and_a_hole_is_a_hole() {
         let source = g711(Codec::G711A, 8000, 1);
-        let (mut voice, mut times) = (Voice::new(&source).unwrap(), Vec::new());
+        let (mut voice, mut times) = (ToOpus::new(&source).unwrap(), Vec::new());
         for at in [0, 21, 38, 60, 500, 520] {
             voice.push(&frame(Time::from_millis(at), vec![0xd5; 160]), |at, _| times.push(at.millis()));
         }
@@ -234,8 +257,9 @@ mod tests {
 
     #[test]
     fn what_opus_does_not_take_is_left() {
+        let track = |track: &Track| ToOpus::new(track).map(|to_opus| to_opus.track().clone());
         assert!(track(&g711(Codec::G711U, 8000, 2)).is_some() && track(&g711(Codec::G711A, 16_000, 1)).is_some());
-        for (codec, rate, channels) in [(Codec::G711A, 11_025, 1), (Codec::G711A, 8000, 3), (Codec::Mp3, 48_000, 2)] {
+        for (codec, rate, channels) in [(Codec::G711A, 11_025, 1), (Codec::G711A, 8000, 3), (Codec::Opus, 48_000, 2)] {
             assert!(track(&g711(codec, rate, channels)).is_none(), "{codec:?} {rate} {channels}");
         }
         let made = track(&g711(Codec::G711A, 8000, 1)).unwrap();
