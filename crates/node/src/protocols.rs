@@ -53,7 +53,7 @@ impl Protocols {
             rtmp: Rtmp::new(gate.clone(), pace, limits),
             rtsp: Rtsp::new(gate.clone(), pace, rtsp_limits, udp, digests),
             hls: Hls::new(gate.clone(), hls_settings(&config.hls)),
-            webrtc: WebRtc::new(gate.clone(), webrtc_settings(&config.webrtc), address),
+            webrtc: WebRtc::new(gate.clone(), webrtc_settings(&config.webrtc), address, limits.silence),
             live: Live::new(gate.clone(), pace, culvert_m7s::push::without_doubled_headers),
         })
     }

@@ -14,6 +14,7 @@ mod settings;
 mod tcp;
 mod udp;
 mod whep;
+mod whip;
 
 pub use server::WebRtc;
 pub use settings::{IceServer, Settings};

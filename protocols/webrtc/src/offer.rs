@@ -124,6 +124,13 @@ impl Offer {
         if names.is_empty() { "nothing".into() } else { names.join(", ") }
     }
 
+    /// What is offered of this codec, the first of it. None: nothing.
+    pub(crate) fn first(&self, kind: Kind, codec: Codec) -> Option<Chosen> {
+        let cuts = |offered: &&Offered| codec != Codec::H264 || offered.parameter("packetization-mode") == Some("1");
+        let fits = self.codecs.iter().filter(|offered| offered.kind == kind && offered.is(codec));
+        fits.clone().find(cuts).map(|offered| offered.chosen(codec))
+    }
+
     /// What is offered for this track, the most fitting of it. None: nothing.
     pub(crate) fn choose(&self, track: &Track) -> Option<Chosen> {
         let fits = |offered: &&Offered| offered.kind == track.kind() && offered.is(track.codec);

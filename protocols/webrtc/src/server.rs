@@ -33,6 +33,7 @@ use crate::settings::{Settings, addresses};
 use crate::tcp;
 use crate::udp::Udp;
 use crate::whep::{Line, Player, choose};
+use crate::whip::{self, Source};
 
 /// The word for WebRTC in lists, rules and figures.
 const PROTOCOL: &str = "webrtc";
@@ -56,6 +57,7 @@ struct Inner {
     certificate: Option<DtlsCert>,
     crypto: Arc<str0m::crypto::CryptoProvider>,
     sessions: Mutex<HashMap<String, CancellationToken>>,
+    silence: Duration,
 }
 
 /// What goes wrong, with what to tell: status, a stable word, a sentence.
@@ -63,8 +65,8 @@ struct Fault(u16, &'static str, String);
 
 impl WebRtc {
     /// WebRTC behind this gate, with a socket for datagrams at `listen`, the very address of the one port. Where that cannot be had, it goes by
-    /// TCP alone. Must be called within a runtime.
-    pub fn new(gate: Gate, settings: Settings, listen: SocketAddr) -> WebRtc {
+    /// TCP alone. `silence` is how long a publisher may bring nothing. Must be called within a runtime.
+    pub fn new(gate: Gate, settings: Settings, listen: SocketAddr, silence: Duration) -> WebRtc {
         let udp = Udp::bind(listen)
             .inspect_err(|why| tracing::warn!(%listen, %why, "no UDP port of that number: WebRTC goes by TCP only"));
         let crypto = Arc::new(from_feature_flags());
@@ -79,6 +81,7 @@ impl WebRtc {
             certificate,
             crypto,
             sessions: Mutex::default(),
+            silence,
         }))
     }
 
@@ -102,10 +105,13 @@ impl WebRtc {
 
     /// The URLs. Requests carry a [`Remote`].
     pub fn router(&self) -> Router {
+        let push = post(whip).patch(patch).delete(delete).options(preflight);
         let play = post(whep).patch(patch).delete(delete).options(preflight);
         Router::new()
             .route("/whep/{*stream}", play.clone())
             .route("/webrtc/play/{*stream}", play)
+            .route("/whip/{*stream}", push.clone())
+            .route("/webrtc/push/{*stream}", push)
             .layer(Extension(self.clone()))
     }
 
@@ -136,10 +142,59 @@ impl WebRtc {
         seat.check().await.map_err(|over| unplayable(&over, stream))?;
         let sent = seat.sent();
         let lines = lines(&sent, &offer)?;
+        let (link, answer) = self.link(&offer, &lines, &sender)?;
+        let (id, closed) = self.enter()?;
+        let player = Player { link, session: admission.into_session(), seat, lines, closed };
+        let (hub, webrtc, own_id) = (inner.gate.hub().clone(), self.clone(), id.clone());
+        tracing::info!(%stream, remote = %remote.address, session = player.session.figures().id, "WebRTC viewer");
+        inner.gate.hub().spawn(async move {
+            player.run(hub).await;
+            webrtc.sessions().remove(&own_id);
+        });
+        Ok(self.created(answer, &id, remote, http))
+    }
+
+    async fn publish(
+        &self,
+        stream: &StreamName,
+        remote: &Remote,
+        http: &Parts,
+        body: &[u8],
+    ) -> Result<Response, Fault> {
+        let inner = &self.0;
+        let offer = Offer::parse(body).map_err(|why| Fault(400, "bad-offer", why.to_string()))?;
+        let lines = whip::lines(&offer);
+        if lines.is_empty() {
+            let what = format!(
+                "the offer has {} and {}, and what is taken is H264, H265, AV1, VP9, VP8 with opus, PCMA, PCMU",
+                offer.names(Kind::Video),
+                offer.names(Kind::Audio)
+            );
+            return Err(Fault(406, "no-codec", what));
+        }
+        let sender = Sender::of_http(remote, &http.headers, &http.uri, http.version);
+        let ask = sender.ask(Action::Publish, stream, http.uri.query().unwrap_or_default(), PROTOCOL);
+        let publisher = inner.gate.publish(&ask).await;
+        let publisher = publisher.map_err(|why| Fault(why.status(), why.kind(), why.to_string()))?;
+        let (link, answer) = self.link(&offer, &lines, &sender)?;
+        let (id, closed) = self.enter()?;
+        let source = Source { link, publisher, lines, closed, silence: inner.silence };
+        let (hub, webrtc, own_id) = (inner.gate.hub().clone(), self.clone(), id.clone());
+        tracing::info!(%stream, remote = %remote.address, "WebRTC publisher");
+        inner.gate.hub().spawn(async move {
+            source.run(hub).await;
+            webrtc.sessions().remove(&own_id);
+        });
+        Ok(self.created(answer, &id, remote, http))
+    }
+
+    /// A peer that made this offer, and our answer: these lines of it and no others.
+    fn link(&self, offer: &Offer, lines: &[Line], sender: &Sender<'_>) -> Result<(Link, String), Fault> {
+        let inner = &self.0;
         let mut config = self.config();
-        choose(config.codec_config(), &lines);
+        choose(config.codec_config(), lines);
         let mut rtc = config.build(std::time::Instant::now());
-        let own = addresses(&inner.settings, inner.listen, sender.host, remote.address.ip());
+        let own = addresses(&inner.settings, inner.listen, sender.host, sender.remote.ip());
         for address in &own {
             for candidate in candidates(*address, inner.udp.is_some()) {
                 rtc.add_local_candidate(candidate);
@@ -150,19 +205,15 @@ impl WebRtc {
         let bad = |why: String| Fault(400, "bad-offer", format!("the offer cannot be answered: {why}"));
         let parsed = SdpOffer::from_sdp_string(&offer.text).map_err(|why| bad(why.to_string()))?;
         let answer = rtc.sdp_api().accept_offer(parsed).map_err(|why| bad(why.to_string()))?;
-        let answer = answer.to_sdp_string();
+        Ok((Link::new(rtc, inner.udp.clone(), entry, inbox, own), answer.to_sdp_string()))
+    }
+
+    /// A session that its peer may end.
+    fn enter(&self) -> Result<(String, CancellationToken), Fault> {
         let id = random().ok_or_else(|| Fault(500, "no-random", "the system gives no random bytes".into()))?;
         let closed = CancellationToken::new();
         self.sessions().insert(id.clone(), closed.clone());
-        let link = Link::new(rtc, inner.udp.clone(), entry, inbox, own);
-        let player = Player { link, session: admission.into_session(), seat, lines, closed };
-        let (hub, webrtc, own_id) = (inner.gate.hub().clone(), self.clone(), id.clone());
-        tracing::info!(%stream, remote = %remote.address, session = player.session.figures().id, "WebRTC viewer");
-        inner.gate.hub().spawn(async move {
-            player.run(hub).await;
-            webrtc.sessions().remove(&own_id);
-        });
-        Ok(self.created(answer, &id, remote, http))
+        Ok((id, closed))
     }
 
     /// The answer to an offer, as RFC 9725 4.2 has it.
@@ -204,8 +255,10 @@ fn open(mut response: Response) -> Response {
 /// What goes to whom, or why nothing does.
 fn lines(sent: &Sent, offer: &Offer) -> Result<Vec<Line>, Fault> {
     let tracks = [&sent.video, &sent.audio].into_iter().flatten();
-    let lines: Vec<Line> =
-        tracks.clone().filter_map(|track| Some(Line { kind: track.kind(), chosen: offer.choose(track)? })).collect();
+    let lines: Vec<Line> = tracks
+        .clone()
+        .filter_map(|track| Some(Line { kind: track.kind(), codec: track.codec, chosen: offer.choose(track)? }))
+        .collect();
     let video = sent.video.as_ref().filter(|_| lines.iter().all(|line| line.kind != Kind::Video));
     if let Some(video) = video {
         let what = format!(
@@ -256,12 +309,20 @@ fn random() -> Option<String> {
 }
 
 async fn whep(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
-    answer(&webrtc, http).await.unwrap_or_else(|Fault(status, kind, what)| {
+    answered(&webrtc, http, Action::Play).await
+}
+
+async fn whip(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
+    answered(&webrtc, http, Action::Publish).await
+}
+
+async fn answered(webrtc: &WebRtc, http: HttpRequest, action: Action) -> Response {
+    answer(webrtc, http, action).await.unwrap_or_else(|Fault(status, kind, what)| {
         open(web::refusal(status, kind, &what).map(Body::from).into_response())
     })
 }
 
-async fn answer(webrtc: &WebRtc, http: HttpRequest) -> Result<Response, Fault> {
+async fn answer(webrtc: &WebRtc, http: HttpRequest, action: Action) -> Result<Response, Fault> {
     let (parts, body) = http.into_parts();
     let remote = parts.extensions.get::<Remote>().cloned();
     let remote = remote.ok_or_else(|| Fault(500, "internal", "the request came from nowhere".into()))?;
@@ -273,12 +334,17 @@ async fn answer(webrtc: &WebRtc, http: HttpRequest) -> Result<Response, Fault> {
     let body = timeout(BODY, Limited::new(body, MAX_BYTES).collect()).await;
     let body = body.map_err(|_| Fault(408, "slow", "the offer did not come in time".into()))?;
     let body = body.map_err(|_| Fault(413, "too-large", format!("an offer has at most {} KiB", MAX_BYTES >> 10)))?;
-    webrtc.play(&stream, &remote, &parts, &body.to_bytes()).await
+    let body = body.to_bytes();
+    match action {
+        Action::Play => webrtc.play(&stream, &remote, &parts, &body).await,
+        Action::Publish => webrtc.publish(&stream, &remote, &parts, &body).await,
+    }
 }
 
 fn stream(http: &Parts) -> Result<StreamName, Fault> {
     let path = http.uri.path();
-    let name = ["/whep/", "/webrtc/play/"].iter().find_map(|prefix| path.strip_prefix(prefix));
+    let name =
+        ["/whep/", "/webrtc/play/", "/whip/", "/webrtc/push/"].iter().find_map(|prefix| path.strip_prefix(prefix));
     stream_in_path(name.unwrap_or_default()).map_err(|why| Fault(404, "no-stream", why.to_string()))
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_hub::{Hub, Session};
-use culvert_media::{Kind, Time};
+use culvert_media::{Codec, Kind, Time};
 use str0m::format::CodecConfig;
 use str0m::media::{MediaTime, Mid, Pt};
 use str0m::rtp::{ExtensionValues, RtpWrite};
@@ -18,7 +18,7 @@ use crate::link::Link;
 use crate::offer::Chosen;
 
 /// How long a peer may take to find us and to agree on keys.
-const CONNECT: Duration = Duration::from_secs(30);
+pub(crate) const CONNECT: Duration = Duration::from_secs(30);
 /// A viewer begins with what is cached, which may be megabytes: so much goes at once, and then nothing for so long (128 Mbit/s).
 const BURST_BYTES: usize = 48 << 10;
 const PAUSE: Duration = Duration::from_millis(3);
@@ -40,6 +40,7 @@ pub(crate) struct Out {
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) kind: Kind,
+    pub(crate) codec: Codec,
     pub(crate) chosen: Chosen,
 }
 
@@ -78,7 +79,7 @@ struct Run<'a> {
 
 /// Why it ended.
 #[derive(Debug)]
-enum Ended {
+pub(crate) enum Ended {
     Rtc(RtcError),
     /// It did not come, or went without a word.
     Lost(&'static str),
