@@ -52,7 +52,8 @@ impl Media {
             Media::VideoOnly => format!("{VIDEO} {H264}"),
             Media::AudioOnly => format!("{AUDIO} -c:a aac"),
             Media::H265G711 => format!("{VIDEO} {AUDIO} {H265} -c:a pcm_alaw -ar 8000 -ac 1"),
-            Media::H264Opus => format!("{VIDEO} {AUDIO} {H264} -c:a libopus"),
+            // Two channels, as WebRTC has it whatever is in them.
+            Media::H264Opus => format!("{VIDEO} {AUDIO} {H264} -c:a libopus -ac 2"),
             Media::TwoMegabits => format!("{VIDEO} {AUDIO} {H264} {CBR} -c:a aac"),
         }
     }
@@ -136,6 +137,9 @@ impl Ffmpeg {
             Some((url, transport)) => {
                 // AV1 in RTP is still an experiment to it.
                 command.args(["-strict", "-2", "-f", "rtsp", "-rtsp_transport", transport, url]);
+            }
+            None if url.contains("/whip/") => {
+                command.args(["-f", "whip", url]);
             }
             None => {
                 command.args(["-flvflags", "no_duration_filesize"]).args(unverified(url)).args(["-f", "flv", url]);

@@ -5,6 +5,7 @@
 //! awaited is looked at until it is there ([`wait`]); sleeping is only how media is paced.
 #![forbid(unsafe_code)]
 
+pub mod browser;
 pub mod cascade;
 pub mod client;
 pub mod device;

@@ -1,40 +1,14 @@
 //! Debian's chromium plays what we give browsers, by Media Source Extensions and by hls.js: `tests/browser/` drives it by playwright-core.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
-use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
-
 use culvert_hub::Identity;
 use culvert_media::Time;
 use culvert_node::camera::{AudioChoice, VideoChoice};
-use culvert_tests::ffmpeg::{Media, installed, skipped};
+use culvert_tests::browser::{SECONDS, browse};
+use culvert_tests::ffmpeg::Media;
 use culvert_tests::media::{Script, drive, into_hub, publisher, recorded};
-use culvert_tests::wait::within;
 use culvert_tests::{Ffmpeg, TestNode};
 use serde_json::Value;
-use tokio::process::Command;
-
-/// Long enough for a stall to show, short enough for each run of the tests.
-const SECONDS: u64 = 8;
-
-/// Plays `live/a` by a script of `tests/browser/`; None where there is no browser, which is said.
-async fn browse(test: &str, script: &str, node: &TestNode, url: String) -> Option<Value> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser");
-    let there = installed("node", "--version") && installed("/usr/bin/chromium", "--version");
-    let packages = ["playwright-core", "hls.js"].map(|name| folder.join("node_modules").join(name).is_dir());
-    if !there || packages.contains(&false) {
-        skipped(test, "node, /usr/bin/chromium, playwright-core and hls.js (npm install --prefix tests/browser)");
-        return None;
-    }
-    let mut command = Command::new("node");
-    command.arg(script).arg(node.url("http", "/healthz")).arg(url).arg(SECONDS.to_string());
-    command.current_dir(folder).kill_on_drop(true).stdin(Stdio::null());
-    let done = within(Duration::from_secs(60 + SECONDS), "the browser", command.output()).await.unwrap();
-    let said = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
-    Some(serde_json::from_str(&said).unwrap())
-}
 
 async fn plays(test: &str, media: Media, sound: &str) {
     let Some(five) = Ffmpeg::five(test) else { return };
@@ -42,7 +16,7 @@ async fn plays(test: &str, media: Media, sound: &str) {
     // By RTSP, for this ffmpeg knows no Opus in FLV.
     let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "mse.mjs", &node, node.url("ws", "/play/live/a.mp4")).await else { return };
+    let Some(played) = browse(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
     let mime = played["mime"].as_str().unwrap();
     assert!(mime.starts_with("video/mp4; codecs=\"avc1.") && mime.ends_with(&format!(",{sound}\"")), "{played}");
     assert_eq!((&played["width"], &played["height"]), (&320.into(), &180.into()), "{played}");
@@ -71,7 +45,7 @@ async fn chromium_hears_the_g711_of_a_camera() {
     let node = TestNode::start("");
     let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Pcma));
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "mse.mjs", &node, node.url("ws", "/play/live/a.mp4")).await else { return };
+    let Some(played) = browse(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
     assert!(played["mime"].as_str().unwrap().ends_with(",opus\""), "{played}");
     assert_eq!((&played["errors"], &played["stalls"]), (&Value::Array(vec![]), &0.into()), "{played}");
     assert!(played["frames"].as_u64().unwrap() >= SECONDS * 25 * 9 / 10, "{played}");
@@ -83,7 +57,7 @@ async fn plays_by_hls_js(test: &str, media: Media, sound: &str) {
     let node = TestNode::start("");
     let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "hls.mjs", &node, node.url("http", "/play/live/a.m3u8")).await else { return };
+    let Some(played) = browse(test, "hls.mjs", &node, &[&node.url("http", "/play/live/a.m3u8")]).await else { return };
     let codecs = played["levels"][0]["codecs"].as_str().unwrap();
     assert!(codecs.starts_with("avc1.") && codecs.ends_with(sound), "{played}");
     assert_eq!((&played["width"], &played["height"]), (&320.into(), &180.into()), "{played}");
@@ -119,8 +93,9 @@ async fn chromium_plays_on_by_hls_over_a_change_and_another_publisher() {
         drive(publisher(&node, "live/a", Identity::anonymous()), Script::clip(|_, frame| Some(frame))).await;
     };
     let url = node.url("http", "/play/live/a.m3u8");
+    let arguments = [url.as_str()];
     let played = tokio::select! {
-        played = browse(test, "hls.mjs", &node, url) => played,
+        played = browse(test, "hls.mjs", &node, &arguments) => played,
         () = again => panic!("the clip has no end"),
     };
     let Some(played) = played else { return };
@@ -139,7 +114,7 @@ async fn chromium_follows_a_change_of_size_in_mid_stream() {
     let script = Script::clip_and_then(Time::from_millis(5000), tracks, frames.into_iter());
     let _publishing = into_hub(&node, "live/a", script);
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "mse.mjs", &node, node.url("ws", "/play/live/a.mp4")).await else { return };
+    let Some(played) = browse(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
     assert_eq!((&played["changes"], &played["width"]), (&1.into(), &320.into()), "{played}");
     assert_eq!((&played["errors"], &played["stalls"]), (&Value::Array(vec![]), &0.into()), "{played}");
 }

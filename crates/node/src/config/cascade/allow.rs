@@ -21,7 +21,7 @@ const MAX_PATH_BYTES: usize = 1024;
 /// What the cascade itself calls: it is allowed whatever the list says.
 const OWN: [&str; 2] = ["* /relay/**", "* /cascade/v1/**"];
 /// Reading and playing; what lies further below is decided there once more.
-const DEFAULT: [&str; 15] = [
+const DEFAULT: [&str; 16] = [
     "GET /api/v1/**",
     "GET /relay/**",
     "GET /cascade/v1/**",
@@ -32,7 +32,8 @@ const DEFAULT: [&str; 15] = [
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
-    "POST /whep/**",
+    "* /whep/**",
+    "* /webrtc/play/**",
     "* /peer/**",
     "GET /erwscascade/api/streamlist",
     "GET /api/list/push",
@@ -253,6 +254,8 @@ mod tests {
             ("GET", "/readyz"),
             ("GET", "/metrics"),
             ("POST", "/whep/live/a"),
+            ("DELETE", "/whep/live/a"),
+            ("POST", "/webrtc/play/live/a"),
             ("DELETE", "/peer/c1/api/v1/sessions/1"),
             ("GET", "/erwscascade/api/streamlist"),
         ] {
@@ -268,6 +271,7 @@ mod tests {
             ("GET", "/erwscascade/api/push"),
             ("GET", "/api/stop/push"),
             ("POST", "/whip/live/a"),
+            ("POST", "/webrtc/push/live/a"),
             ("GET", "/peers"),
             ("GET", "/peer/../target/cam1"),
             ("GET", "/api/v1/./streams"),

@@ -1,0 +1,232 @@
+//! WebRTC: Debian's chromium plays by WHEP and publishes by WHIP, ffmpeg 9 publishes, through the one port alone, and from a node below; and what
+//! strangers send does no harm.
+#![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
+
+use std::time::Duration;
+
+use culvert_media::Codec;
+use culvert_node::camera::{AudioChoice, VideoChoice};
+use culvert_tests::browser::{SECONDS, browse};
+use culvert_tests::cascade::Pair;
+use culvert_tests::ffmpeg::Media;
+use culvert_tests::http::{Answer, exchange};
+use culvert_tests::media::{Script, into_hub};
+use culvert_tests::wait::{soon, until};
+use culvert_tests::{Ffmpeg, TestNode};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+
+/// What chromium offers, in short: one codec of each kind.
+const OFFER: &str = include_str!("offer.sdp");
+
+fn assert_played(played: &Value, protocol: &str, video: &str, audio: &str) {
+    let nothing = Value::Array(vec![]);
+    assert_eq!((&played["status"], &played["errors"]), (&201.into(), &nothing), "{played}");
+    assert_eq!((&played["protocol"], &played["state"]), (&protocol.into(), &"connected".into()), "{played}");
+    assert_eq!((&played["video"]["codec"], &played["audio"]["codec"]), (&video.into(), &audio.into()), "{played}");
+    // Of 25 a second; the browser may skip a callback when the machine is busy.
+    assert!(played["frames"].as_u64().unwrap() >= SECONDS * 25 * 8 / 10, "{played}");
+    assert!(played["video"]["decoded"].as_u64().unwrap() >= SECONDS * 25 * 9 / 10, "{played}");
+    // Sound comes all the time, and is not made up by the player.
+    let (samples, concealed) = (&played["audio"]["samples"], &played["audio"]["concealed"]);
+    let (samples, concealed) = (samples.as_u64().unwrap(), concealed.as_u64().unwrap());
+    assert!(concealed * 20 < samples && samples > SECONDS * 7_000, "{played}");
+    // The cached group is not shown at its own pace, which would be seconds behind.
+    assert!(played["video"]["jitter_ms"].as_f64().unwrap() < 200.0, "{played}");
+    assert!((0..5_000).contains(&played["first_frame_ms"].as_i64().unwrap()), "{played}");
+    assert_eq!(played["goodbye"], 200, "{played}");
+}
+
+async fn plays(test: &str, media: Media, way: &str, video: &str, audio: &str) {
+    let Some(five) = Ffmpeg::five(test) else { return };
+    let node = TestNode::start("");
+    // By RTSP, for this ffmpeg knows no Opus in FLV.
+    let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
+    node.until_live("live/a").await;
+    let Some(played) = browse(test, "whep.mjs", &node, &[&node.url("http", "/whep/live/a"), way]).await else { return };
+    assert_played(&played, way, video, audio);
+    until("the viewer to be gone", async || (node.stream("live/a")?.viewers == 0).then_some(())).await;
+    let streams = async || (node.metric("culvert_webrtc_streams{}").await == 0.0).then_some(());
+    until("nothing to be cut any more", streams).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_h264_and_opus_by_udp() {
+    plays("chromium_plays_h264_and_opus_by_udp", Media::H264Opus, "udp", "video/H264", "audio/opus").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_hears_aac_and_needs_no_port_but_the_one() {
+    let test = "chromium_hears_aac_and_needs_no_port_but_the_one";
+    plays(test, Media::H264Aac, "tcp", "video/H264", "audio/opus").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_a_platforms_stream_from_the_upper_with_the_g711_of_its_camera() {
+    let test = "chromium_plays_a_platforms_stream_from_the_upper_with_the_g711_of_its_camera";
+    let pair = Pair::linked().await;
+    let _publishing = into_hub(&pair.lower, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Pcma));
+    pair.lower.until_live("live/a").await;
+    let url = pair.upper.url("http", "/whep/live/a-edge1");
+    let Some(played) = browse(test, "whep.mjs", &pair.upper, &[&url, "udp"]).await else { return };
+    assert_played(&played, "udp", "video/H264", "audio/PCMA");
+    pair.until_relays(0).await;
+    // Asked through the upper the lower answers by itself, and the media goes past the upper: here both are on this machine.
+    let before = pair.up_bytes();
+    let url = pair.upper.url("http", "/peer/edge1/whep/live/a");
+    let Some(played) = browse(test, "whep.mjs", &pair.upper, &[&url, "udp"]).await else { return };
+    assert_played(&played, "udp", "video/H264", "audio/PCMA");
+    assert_eq!(pair.relays(), 0);
+    assert!(pair.up_bytes() - before < 200_000, "{}", pair.up_bytes() - before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_chromium_publishes_is_played_by_everything_else() {
+    let test = "what_chromium_publishes_is_played_by_everything_else";
+    let Some(nine) = Ffmpeg::nine(test) else { return };
+    let node = TestNode::start("");
+    let url = node.url("http", "/whip/live/a");
+    let play = async {
+        node.until_live("live/a").await;
+        let tracks = node.stream("live/a").unwrap().tracks;
+        assert_eq!(tracks.iter().map(|track| track.codec).collect::<Vec<_>>(), [Codec::H264, Codec::Opus]);
+        for (scheme, path) in [("rtmp", "/live/a"), ("http", "/play/live/a.mp4"), ("rtsp", "/live/a")] {
+            // A browser lowers its rate as it likes: what comes must be right, whatever there is of it.
+            nine.play(&node.url(scheme, path)).await.assert_decoded(path);
+        }
+    };
+    let arguments = [url.as_str()];
+    let publish = browse(test, "whip.mjs", &node, &arguments);
+    let (published, played) = tokio::join!(publish, async {
+        // Without a browser there is nothing to play.
+        tokio::time::timeout(Duration::from_secs(60), play).await
+    });
+    let Some(published) = published else { return };
+    assert!(played.is_ok(), "it was not played within a minute");
+    assert_eq!((&published["status"], &published["state"]), (&201.into(), &"connected".into()), "{published}");
+    assert_eq!((&published["codec"], &published["goodbye"]), (&"video/H264".into(), &200.into()), "{published}");
+    // Key frames come because they are asked for.
+    assert!(published["keys"].as_u64().unwrap() >= SECONDS / 3, "{published}");
+    node.until_gone("live/a").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ffmpeg_publishes_by_whip() {
+    let Some(nine) = Ffmpeg::nine("ffmpeg_publishes_by_whip") else { return };
+    let node = TestNode::start("");
+    let publisher = nine.publish(Media::H264Opus, &node.url("http", "/whip/live/a"));
+    node.until_live("live/a").await;
+    nine.play(&node.url("rtmp", "/live/a")).await.assert_clean(Media::H264Opus, "RTMP of WHIP");
+    nine.play(&node.url("http", "/play/live/a.mp4")).await.assert_clean(Media::H264Opus, "MP4 of WHIP");
+    assert_eq!(node.stream("live/a").unwrap().publisher.protocol, "webrtc");
+    drop(publisher);
+    node.until_gone("live/a").await;
+}
+
+async fn post(node: &TestNode, path: &str, kind: &str, body: &[u8]) -> Answer {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+        node.address(),
+        body.len()
+    );
+    let bytes = [head.as_bytes(), body].concat();
+    soon(path, exchange(node.address(), &bytes, false)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_wrongly_is_answered_with_its_reason() {
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H265), AudioChoice::Aac));
+    node.until_live("live/a").await;
+    let detail = |answer: &Answer| answer.json()["detail"].as_str().unwrap().to_string();
+    let sdp = "application/sdp";
+    // No common codec: both sides of it are named.
+    let answer = post(&node, "/whep/live/a", sdp, OFFER.as_bytes()).await;
+    assert_eq!(answer.status, 406, "{}", answer.text());
+    assert!(detail(&answer).contains("h265") && detail(&answer).contains("VP8, H264"), "{}", detail(&answer));
+    let large = format!("{OFFER}{}", "a=x\r\n".repeat(200_000));
+    for (path, kind, body, status, words) in [
+        ("/whep/live/none", sdp, OFFER, 404, "no stream"),
+        ("/whep/live/a", "application/json", OFFER, 415, "application/sdp"),
+        ("/whep/live/a", sdp, "hello", 400, "v=0"),
+        ("/whep/live/a", sdp, "v=0\r\ns=-\r\n", 400, "no media"),
+        ("/whip/live/b", sdp, "v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\na=rtpmap:96 theora/90000\r\n", 406, "theora"),
+        ("/whep/live/a", sdp, &large, 413, "128 KiB"),
+        ("/whip/live/a", sdp, OFFER, 409, "another name"),
+        ("/whip/live/../a", sdp, OFFER, 404, ""),
+    ] {
+        let answer = post(&node, path, kind, body.as_bytes()).await;
+        assert_eq!(answer.status, status, "{path} {body:.40}: {}", answer.text());
+        assert!(detail(&answer).contains(words), "{path}: {}", detail(&answer));
+    }
+    // What is broken in the middle is refused, and nothing is left behind.
+    for cut in (10..OFFER.len()).step_by(97) {
+        let answer = post(&node, "/whip/live/b", sdp, &OFFER.as_bytes()[..cut]).await;
+        assert!([201, 400, 406, 409].contains(&answer.status), "cut at {cut}: {}", answer.text());
+    }
+    assert_eq!(node.get("/whep/live/a?session=0").await.status, 405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_says_where_and_how_and_a_session_is_ended_by_its_owner() {
+    let node = TestNode::start(
+        "webrtc: {public_addr: [203.0.113.7], ice_servers: [{url: \"stun:stun.example\"}, {url: \"turn:t.example\", user: u, password: p}]}",
+    );
+    let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Opus));
+    node.until_live("live/a").await;
+    let candidates = "a=candidate:1 1 udp 1 10.0.0.1 9 typ host\r\n".repeat(1_000);
+    let answer = post(&node, "/whep/live/a", "application/sdp", format!("{OFFER}{candidates}").as_bytes()).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let sdp = answer.text();
+    let port = node.address().port();
+    assert!(sdp.contains(&format!("203.0.113.7 {port} typ host")), "{sdp}");
+    assert!(sdp.contains("tcptype passive") && sdp.contains("a=ice-lite") && sdp.contains("a=sendonly"), "{sdp}");
+    let link = answer.header("link").unwrap();
+    assert!(link.contains("<stun:stun.example>; rel=\"ice-server\""), "{link}");
+    assert!(answer.header("etag").is_some() && answer.header("access-control-expose-headers").is_some());
+    let location = answer.header("location").unwrap();
+    until("the viewer to be counted", async || (node.stream("live/a")?.viewers == 1).then_some(())).await;
+    let ask = async |method: &str| culvert_tests::http::request(node.address(), method, &location, &[]).await.status;
+    assert_eq!((ask("PATCH").await, ask("DELETE").await), (204, 200));
+    until("the viewer to be gone", async || (node.stream("live/a")?.viewers == 0).then_some(())).await;
+    let gone = async || (ask("DELETE").await == 404).then_some(());
+    until("the session to be forgotten", gone).await;
+    let config = node.json("/api/v1/config").await.to_string();
+    assert!(!config.contains("\"p\""), "{config}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_not_answered_and_do_no_harm() {
+    let node = TestNode::start("");
+    let address = node.address();
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // A binding request for a name that nobody has, DTLS, RTP, and nothing at all.
+    let mut stun = vec![0, 1, 0, 12, 0x21, 0x12, 0xa4, 0x42];
+    stun.extend([7; 12]);
+    stun.extend([0, 6, 0, 5]);
+    stun.extend(b"abc:d\0\0\0");
+    let dtls = [&[22, 0xfe, 0xfd][..], &[0; 60]].concat();
+    let rtp = [&[0x80, 96][..], &[1; 40]].concat();
+    for _ in 0..500 {
+        for datagram in [&stun[..], &dtls, &rtp, &[]] {
+            udp.send_to(datagram, address).await.unwrap();
+        }
+    }
+    let dropped = async || {
+        (node.metric("culvert_webrtc_datagrams_dropped_total{why=\"unknown_sender\"}").await >= 1_000.0).then_some(())
+    };
+    until("them to be dropped", dropped).await;
+    let mut buffer = [0; 100];
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), udp.recv_from(&mut buffer)).await.is_err(),
+        "nobody answers"
+    );
+    // The same by TCP: the connection is closed.
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let framed = [&(stun.len() as u16).to_be_bytes()[..], &stun].concat();
+    tcp.write_all(&framed).await.unwrap();
+    let closed = soon("the connection to be closed", tcp.read(&mut buffer)).await;
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    assert_eq!(node.get("/healthz").await.status, 200);
+}
