@@ -197,6 +197,28 @@ async fn an_answer_says_where_and_how_and_a_session_is_ended_by_its_owner() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn m7s_s_page_posts_its_offer_through_the_upper_to_the_platform() {
+    let pair = Pair::linked().await;
+    let _publishing = into_hub(&pair.lower, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Opus));
+    pair.lower.until_live("live/a").await;
+    for path in [
+        "/erwscascade/httpproxy/?cid=edge1&httpPath=webrtc/play/live/a",
+        "/erwscascade/httpproxy/webrtc/play/live/a?cid=edge1",
+        "/peer/edge1/webrtc/play/live/a",
+    ] {
+        let answer = post(&pair.upper, path, "application/sdp", OFFER.as_bytes()).await;
+        assert_eq!((answer.status, answer.header("content-type").as_deref()), (200, Some("application/sdp")), "{path}");
+        // It is the platform that is to be found.
+        let port = pair.lower.address().port();
+        assert!(answer.text().contains(&format!("{port} typ host")), "{path}: {}", answer.text());
+        assert!(answer.header("location").unwrap().contains("session="), "{path}");
+    }
+    let three = async || (pair.lower.stream("live/a")?.viewers == 3).then_some(());
+    until("the platform to have three viewers", three).await;
+    assert_eq!(pair.relays(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn strangers_are_not_answered_and_do_no_harm() {
     let node = TestNode::start("");
     let address = node.address();
