@@ -22,6 +22,8 @@ pub enum BenchCommand {
     Stall(StallArgs),
     /// What viewers by HLS cost.
     Hls(HlsArgs),
+    /// What viewers by WebRTC cost.
+    Whep(WhepArgs),
     /// What links between nodes cost, and what goes through them.
     Link(LinkArgs),
     /// The bare loop of sends that servers are compared with; started by fanout.
@@ -108,6 +110,23 @@ pub struct HlsArgs {
     /// What they play with.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "low-latency,plain")]
     pub players: Vec<Player>,
+    /// JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// The program to be measured.
+    #[command(flatten)]
+    pub program: ProgramArgs,
+}
+
+/// `culvert bench whep`.
+#[derive(Args, Debug)]
+pub struct WhepArgs {
+    /// Viewers at once.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
+    pub viewers: u32,
+    /// How long to measure, once all have joined and 4 s have passed.
+    #[arg(long, value_name = "S", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
     /// JSON instead of a table.
     #[arg(long)]
     pub json: bool,

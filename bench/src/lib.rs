@@ -23,10 +23,11 @@ mod stall;
 mod stamp;
 mod stream;
 mod viewers;
+mod whep;
 
 pub use args::{
     BenchArgs, BenchCommand, Class, FanoutArgs, FloorArgs, HlsArgs, LinkArgs, Part, Player, ProgramArgs, Protocol,
-    ServerKind, StallArgs,
+    ServerKind, StallArgs, WhepArgs,
 };
 
 /// Does what the command line says and prints the figures.
@@ -40,6 +41,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         BenchCommand::Fanout(args) => fanout::run(&args),
         BenchCommand::Stall(args) => stall::run(&args),
         BenchCommand::Hls(args) => hls::run(&args),
+        BenchCommand::Whep(args) => whep::run(&args),
         BenchCommand::Link(args) => link::run(&args),
         BenchCommand::Floor(args) => floor::run(&args),
     }
