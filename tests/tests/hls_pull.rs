@@ -134,9 +134,15 @@ async fn a_node_pulls_from_a_node_on_demand_and_the_source_knows_when_it_is_over
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_begins_anew_keeps_its_viewers() {
     let Some(five) = Ffmpeg::five("a_source_that_begins_anew_keeps_its_viewers") else { return };
+    begins_anew(&five, &["a.m3u8"]).await;
+    // Its initialisation segment is another then, under the same name.
+    begins_anew(&five, &MP4).await;
+}
+
+async fn begins_anew(five: &Ffmpeg, arguments: &[&str]) {
     let directory = TempDir::new().unwrap();
     let web = Web::of(directory.path().to_path_buf()).await;
-    let cutter = five.segment(Media::H264Aac, directory.path(), &["a.m3u8"]);
+    let cutter = five.segment(Media::H264Aac, directory.path(), arguments);
     until("the first segments", async || enough(directory.path(), "a.m3u8").then_some(())).await;
     let node = puller(&web.url("/a.m3u8"));
     node.until_live("live/a").await;
@@ -150,7 +156,7 @@ async fn a_source_that_begins_anew_keeps_its_viewers() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
     // Its numbers begin at 0, with pictures of another codec.
-    let _again = five.segment(Media::H265Aac, directory.path(), &["a.m3u8"]);
+    let _again = five.segment(Media::H265Aac, directory.path(), arguments);
     let other = async || (node.stream("live/a").is_some() && codecs(&node)[0] == Codec::H265).then_some(());
     until("the new source", other).await;
     let until_frames = seen.frames + 200;

@@ -64,7 +64,12 @@ pub struct Fetcher {
     silence: Duration,
     kept: Vec<(Origin, SendRequest<Empty<Bytes>>)>,
     is_outside: Option<bool>,
+    /// User and password of the first address that had them, which are for that server alone.
+    login: Option<(Origin, Login)>,
 }
+
+/// As the URL has them, percent-encoded.
+type Login = (String, Option<String>);
 
 /// Whom a connection is with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,15 +94,22 @@ pub struct Page {
 impl Fetcher {
     /// `silence` bounds each step, and the time between two pieces of a page.
     pub fn new(tls: Arc<ClientConfig>, silence: Duration) -> Fetcher {
-        Fetcher { tls, silence, kept: Vec::new(), is_outside: None }
+        Fetcher { tls, silence, kept: Vec::new(), is_outside: None, login: None }
     }
 
     /// Another one, to which the same servers may lead.
     pub fn beside(&self) -> Fetcher {
-        Fetcher { tls: self.tls.clone(), silence: self.silence, kept: Vec::new(), is_outside: self.is_outside }
+        Fetcher {
+            tls: self.tls.clone(),
+            silence: self.silence,
+            kept: Vec::new(),
+            is_outside: self.is_outside,
+            login: self.login.clone(),
+        }
     }
 
-    /// Begins a page (http or https); `range` is (first byte, bytes). A user and a password in the URL are shown by Basic.
+    /// Begins a page (http or https); `range` is (first byte, bytes). A user and a password in the URL are shown by Basic, to the same server
+    /// also where it is named without them, and to no other.
     pub async fn get(&mut self, url: &Url, range: Option<(u64, u64)>) -> Result<Page, FetchError> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS {
@@ -127,15 +139,20 @@ impl Fetcher {
         let host = url.host_str().ok_or_else(|| FetchError::Url("the URL has no host".into()))?;
         let port = url.port_or_known_default().unwrap_or(80);
         let origin = Origin { secure, host: host.to_string(), port };
+        if self.login.is_none() && (!url.username().is_empty() || url.password().is_some()) {
+            self.login = Some((origin.clone(), (url.username().to_string(), url.password().map(str::to_string))));
+        }
+        let login = self.login.clone().filter(|(of, _)| *of == origin).map(|(_, login)| login);
+        let login = login.as_ref();
         let kept = self.kept.iter().position(|(known, _)| *known == origin).map(|at| self.kept.swap_remove(at).1);
         if let Some(mut sender) = kept.filter(|sender| !sender.is_closed())
             && matches!(timeout(self.silence, sender.ready()).await, Ok(Ok(())))
         {
             // The server may have closed it in this moment: then another one is made.
-            match timeout(self.silence, sender.send_request(head(url, host, range)?)).await {
-                Ok(Ok(response)) => return Ok(self.keep(origin, sender, response)),
-                Ok(Err(_)) => {}
-                Err(_) => return Err(FetchError::Silent(self.silence)),
+            // Or a router on the way has forgotten it, and nothing says so.
+            let asked = timeout(self.silence, sender.send_request(head(url, host, login, range)?)).await;
+            if let Ok(Ok(response)) = asked {
+                return Ok(self.keep(origin, sender, response));
             }
         }
         let conn = dial(host, port, secure.then(|| self.tls.clone()), self.silence).await?;
@@ -147,7 +164,7 @@ impl Fetcher {
         let (mut sender, driver) = handshake(TokioIo::new(conn)).await?;
         // The driver ends with the sender and the page.
         tokio::spawn(driver);
-        let answered = timeout(self.silence, sender.send_request(head(url, host, range)?)).await;
+        let answered = timeout(self.silence, sender.send_request(head(url, host, login, range)?)).await;
         let response = answered.map_err(|_| FetchError::Silent(self.silence))??;
         Ok(self.keep(origin, sender, response))
     }
@@ -167,13 +184,20 @@ impl Fetcher {
     }
 }
 
-fn head(url: &Url, host: &str, range: Option<(u64, u64)>) -> Result<Request<Empty<Bytes>>, FetchError> {
+fn head(
+    url: &Url,
+    host: &str,
+    login: Option<&Login>,
+    range: Option<(u64, u64)>,
+) -> Result<Request<Empty<Bytes>>, FetchError> {
     let target = url.query().map_or_else(|| url.path().to_string(), |query| format!("{}?{query}", url.path()));
     let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
     let mut request = Request::get(target).header(header::HOST, authority).header(header::USER_AGENT, "culvert");
-    if !url.username().is_empty() || url.password().is_some() {
+    let own = (url.username().to_string(), url.password().map(str::to_string));
+    let has_own = !own.0.is_empty() || own.1.is_some();
+    if let Some((user, password)) = if has_own { Some(&own) } else { login } {
         let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let pair = format!("{}:{}", decode(url.username()), decode(url.password().unwrap_or_default()));
+        let pair = format!("{}:{}", decode(user), decode(password.as_deref().unwrap_or_default()));
         request = request.header(header::AUTHORIZATION, format!("Basic {}", STANDARD.encode(pair)));
     }
     if let Some((first, bytes)) = range {
@@ -300,6 +324,9 @@ mod tests {
         for _ in 0..3 {
             let page = fetcher.get(&url, None).await.unwrap();
             assert_eq!(page.whole(2, SECOND).await.unwrap(), "hi");
+            // The same server is shown the same, however it is named.
+            url.set_username("").unwrap();
+            url.set_password(None).unwrap();
         }
         let mut connections = Vec::new();
         while let Ok((connection, head)) = asked.try_recv() {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use culvert_media::codec::{nal, opus};
-use culvert_media::{Audio, Codec, CodecError, Frame, Time, Track, TrackId, Tracks};
+use culvert_media::{Audio, Codec, CodecError, Frame, Kind, Time, Track, TrackId, Tracks};
 use mp4_atom::{
     Atom, Avc1, Avc3, Codec as SampleEntry, DecodeMaybe, FourCC, Header, Hev1, Hvc1, Moof, Moov, Traf, Trak,
 };
@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::Event;
 use crate::elementary::Elementary;
 
-/// Most samples of a fragment: a minute at 1,000 of them per second.
+/// Most samples of a segment: a minute at 1,000 of them per second.
 const SAMPLES: usize = 60_000;
 
 /// Why an initialisation segment or a fragment was refused.
@@ -97,11 +97,12 @@ impl Demux {
 
     /// Takes a media segment: any number of fragments, whole. After an error what came before it is there.
     pub fn handle_segment(&mut self, now: SystemTime, segment: &Bytes) -> Result<(), Error> {
+        let mut budget = SAMPLES;
         for found in boxes(segment) {
             let (kind, begin, body) = found?;
             if kind == Moof::KIND {
                 let moof = Moof::decode_body(&mut &*body)?;
-                self.fragment(now, segment, begin, &moof)?;
+                self.fragment(now, segment, begin, &moof, &mut budget)?;
             }
         }
         Ok(())
@@ -117,7 +118,14 @@ impl Demux {
         self.damaged
     }
 
-    fn fragment(&mut self, now: SystemTime, segment: &Bytes, begin: usize, moof: &Moof) -> Result<(), Error> {
+    fn fragment(
+        &mut self,
+        now: SystemTime,
+        segment: &Bytes,
+        begin: usize,
+        moof: &Moof,
+        budget: &mut usize,
+    ) -> Result<(), Error> {
         // Where data goes on if nobody says (ISO 14496-12 8.8.7.1).
         let mut implied = begin;
         let mut samples = Vec::new();
@@ -129,7 +137,8 @@ impl Demux {
                 None if traf.tfhd.default_base_is_moof => begin,
                 None => implied,
             };
-            implied = runs(line, traf, base, segment.len(), at, &mut samples)?;
+            let place = Place { line: at, base, length: segment.len() };
+            implied = runs(line, traf, &place, budget, &mut samples)?;
         }
         // As they are decoded, tracks side by side.
         samples.sort_by_key(|sample: &Sample| sample.dts);
@@ -164,7 +173,9 @@ impl Demux {
             Ok(None) => {}
             Err(_) => {
                 self.damaged += 1;
-                self.events.push_back(Event::Gap);
+                if line.own.codec().kind() == Kind::Video {
+                    self.events.push_back(Event::Gap);
+                }
             }
         }
     }
@@ -189,13 +200,19 @@ struct Sample {
     to: usize,
 }
 
-/// The samples of a traf, whose data begins at `base` of `length` bytes. Returns where it ends.
+/// Where the data of a traf is: of which line, from where on, in how many bytes.
+struct Place {
+    line: usize,
+    base: usize,
+    length: usize,
+}
+
+/// The samples of a traf. Returns where their data ends.
 fn runs(
     line: &mut Line,
     traf: &Traf,
-    base: usize,
-    length: usize,
-    at: usize,
+    place: &Place,
+    budget: &mut usize,
     samples: &mut Vec<Sample>,
 ) -> Result<usize, Error> {
     let (duration, size) = line.defaults;
@@ -204,21 +221,21 @@ fn runs(
     if let Some(tfdt) = &traf.tfdt {
         line.next = i64::try_from(tfdt.base_media_decode_time).map_err(|_| Error::Samples)?;
     }
-    let mut from = base;
+    let mut from = place.base;
     for trun in &traf.trun {
         if let Some(offset) = trun.data_offset {
-            from = base.checked_add_signed(offset as isize).ok_or(Error::Samples)?;
+            from = place.base.checked_add_signed(offset as isize).ok_or(Error::Samples)?;
         }
         for sample in &trun.samples {
             let bytes = sample.size.unwrap_or(size) as usize;
-            let to = from.checked_add(bytes).filter(|to| *to <= length).ok_or(Error::Samples)?;
-            if samples.len() >= SAMPLES {
-                return Err(Error::Samples);
-            }
+            let to = from.checked_add(bytes).filter(|to| *to <= place.length).ok_or(Error::Samples)?;
+            *budget = budget.checked_sub(1).ok_or(Error::Samples)?;
             let dts = line.next.saturating_sub(line.begins);
             let pts = dts.saturating_add(sample.cts.unwrap_or(0));
             let time = |ticks| Time::from_ticks(ticks, line.clock_hz);
-            samples.push(Sample { line: at, dts: time(dts), pts: time(pts), from, to });
+            if bytes > 0 {
+                samples.push(Sample { line: place.line, dts: time(dts), pts: time(pts), from, to });
+            }
             line.next = line.next.saturating_add(i64::from(sample.duration.unwrap_or(duration)));
             from = to;
         }
@@ -230,12 +247,24 @@ fn line(moov: &Moov, trak: &Trak, track: Track, length_size: usize) -> Line {
     let number = trak.tkhd.track_id;
     let trex = moov.mvex.iter().flat_map(|mvex| &mvex.trex).find(|trex| trex.track_id == number);
     let edits = trak.edts.iter().filter_map(|edts| edts.elst.as_ref()).flat_map(|elst| &elst.entries);
-    let begins = edits.filter_map(|edit| i64::try_from(edit.media_time?).ok()).next();
+    // What is empty puts the media off, in the movie's clock; the first that is not says where in the media it begins (8.6.6).
+    let (mut empty, mut media) = (0i64, 0i64);
+    for edit in edits {
+        match edit.media_time {
+            None => empty = empty.saturating_add_unsigned(edit.segment_duration),
+            Some(time) => {
+                media = i64::try_from(time).unwrap_or(i64::MAX);
+                break;
+            }
+        }
+    }
+    let clock_hz = trak.mdia.mdhd.timescale.max(1);
+    let empty = Time::from_ticks(empty, moov.mvhd.timescale.max(1)).to_ticks(clock_hz);
     Line {
         number,
         own: Elementary::with(track),
-        clock_hz: trak.mdia.mdhd.timescale.max(1),
-        begins: begins.unwrap_or(0),
+        clock_hz,
+        begins: media.saturating_sub(empty),
         length_size,
         defaults: trex.map_or((0, 0), |trex| (trex.default_sample_duration, trex.default_sample_size)),
         next: 0,
@@ -433,7 +462,8 @@ mod tests {
             moov.mvex.as_mut().unwrap().trex[0] =
                 Trex { track_id: 1, default_sample_duration: 3_000, default_sample_size: 5, ..Trex::default() };
             let entries = vec![
-                ElstEntry { media_time: None, ..ElstEntry::default() },
+                // Half a second of nothing before it.
+                ElstEntry { media_time: None, segment_duration: 45_000, ..ElstEntry::default() },
                 ElstEntry { media_time: Some(180_000), ..ElstEntry::default() },
             ];
             moov.trak[0].edts = Some(Edts { elst: Some(Elst { entries }) });
@@ -452,7 +482,7 @@ mod tests {
             let bytes = fragment(tfhd, Trun { data_offset: Some(offset), samples: samples() }, 20, &data);
             let mut demux = Demux::new(&init).unwrap();
             let events = read(&mut demux, &bytes).unwrap();
-            assert_eq!(frames(&events), [(0, -1_000, 1_000, true), (0, -967, 1_100, false)]);
+            assert_eq!(frames(&events), [(0, -500, 1_500, true), (0, -467, 1_600, false)]);
             assert!(matches!(&events[1], Event::Frame(frame) if *frame.data == [0, 0, 0, 3, 0x65, 0x88, 1]));
         }
     }
@@ -472,6 +502,12 @@ mod tests {
         let many = mp4_atom::TrunSamples::Inherited { count: u32::MAX, first_flags: None };
         let bytes = fragment(tfhd, Trun { data_offset: None, samples: many }, 0, &[]);
         assert!(matches!(read(&mut demux, &bytes), Err(Error::Samples)));
+        // No more in many fragments than in one.
+        let few = || mp4_atom::TrunSamples::Inherited { count: 30_000, first_flags: None };
+        let tfhd = Tfhd { track_id: 1, default_sample_size: Some(0), ..Tfhd::default() };
+        let one = fragment(tfhd, Trun { data_offset: None, samples: few() }, 0, &[]);
+        assert_eq!(read(&mut demux, &[&one[..], &one].concat()).unwrap(), []);
+        assert!(matches!(read(&mut demux, &[&one[..], &one, &one].concat()), Err(Error::Samples)));
         let tfhd = Tfhd { track_id: 1, default_sample_size: Some(9), ..Tfhd::default() };
         for offset in [i32::MIN, -1, 1_000, i32::MAX] {
             let one = mp4_atom::TrunSamples::Inherited { count: 1, first_flags: None };

@@ -31,6 +31,9 @@ use crate::Event;
 /// Ticks of a second of all times in it.
 const HZ: u32 = 90_000;
 
+/// Most events that wait to be taken: a segment of a minute at 1,000 frames per second, and twice that.
+const EVENTS: usize = 120_000;
+
 /// An access unit in the form of [`Frame::data`], with times in 90 kHz.
 #[derive(Clone, Debug, PartialEq)]
 struct Unit {
@@ -210,12 +213,16 @@ impl Demux {
         }
     }
 
-    /// Passes on what came out of a stream.
+    /// Passes on what came out of a stream. What nobody has taken is bounded: frames may be as small as they like.
     fn settle(&mut self, now: SystemTime, at: usize, out: Vec<Out>) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         self.damaged += stream.take_damaged();
         let track = stream.own.id();
         for out in out {
+            if self.events.len() >= EVENTS {
+                self.damaged += 1;
+                continue;
+            }
             match out {
                 Out::Track => {}
                 Out::Gap => self.events.push_back(Event::Gap),

@@ -48,7 +48,8 @@ impl Packed {
         splitter.take(Some(begin), std::mem::take(&mut sound), &mut frames);
         let mut events = Vec::new();
         for (unit, sound) in frames {
-            let track = track_of(TrackId(0), sound)?;
+            // What cannot be a track is a frame by chance.
+            let Ok(track) = track_of(TrackId(0), sound) else { continue };
             if self.announced.as_ref() != Some(&track) {
                 events.push(Event::Tracks(Tracks::new(vec![track.clone()])));
                 self.announced = Some(track);

@@ -15,8 +15,6 @@ use crate::rtp::{Depacketizer, Error, Format};
 
 /// Most bytes of a PES packet and of an access unit (security.md S21, as for RTP).
 const UNIT_BYTES: usize = 8 << 20;
-/// A picture's length where nothing says it: 25 a second.
-const STEP: i64 = 3_600;
 
 /// What comes out of a stream: its track where that is another than before, then a frame.
 #[derive(Debug)]
@@ -58,14 +56,15 @@ enum Form {
 struct Video {
     kind: Kind,
     unit: Option<(i64, i64, Vec<u8>)>,
-    last_dts: Option<i64>,
+    /// The decoding time that was told last, and how many units came since then.
+    told: Option<(i64, i64)>,
     step: i64,
 }
 
 impl Stream {
     /// None: a kind that the hub has no word for.
     pub(super) fn new(entry: Entry, id: TrackId) -> Option<Stream> {
-        let video = |kind| Form::Video(Video { kind, unit: None, last_dts: None, step: STEP });
+        let video = |kind| Form::Video(Video { kind, unit: None, told: None, step: 1 });
         // ISO 13818-1 table 2-34. 0x90 and 0x91 are what surveillance recorders have for G.711.
         let (codec, form) = match entry.stream_type {
             0x1b => (Codec::H264, video(Kind::H264)),
@@ -102,8 +101,11 @@ impl Stream {
 
     /// Takes a packet's payload.
     pub(super) fn handle(&mut self, packet: &Packet<'_>, clock: &mut Clock, out: &mut Vec<Out>) {
+        if packet.discontinuity {
+            self.counter = None;
+        }
         let Some(payload) = packet.payload else { return };
-        let last = self.counter.replace(packet.counter).filter(|_| !packet.discontinuity);
+        let last = self.counter.replace(packet.counter);
         if last == Some(packet.counter) {
             // Sent twice, as 2.4.3.3 allows.
             return;
@@ -141,8 +143,12 @@ impl Stream {
         }
     }
 
-    /// The end of a segment: what was gathered is whole.
+    /// The end of a segment: what was gathered is whole, but for a packet that says that it goes on.
     pub(super) fn flush(&mut self, clock: &mut Clock, out: &mut Vec<Out>) {
+        let says = |pes: &Vec<u8>| pes::Header::parse(pes).ok()?.end.map(|end| end > pes.len());
+        if self.pes.as_ref().and_then(says) == Some(true) {
+            return;
+        }
         self.end(clock, out);
         if let Form::Video(video) = &mut self.form {
             let units = video.end();
@@ -156,6 +162,10 @@ impl Stream {
         let Some(pes) = self.pes.take() else { return };
         if self.packet(&pes, clock, out).is_err() {
             self.damaged += 1;
+            if let Form::Video(video) = &mut self.form {
+                video.unit = None;
+                out.push(Out::Gap);
+            }
         }
     }
 
@@ -257,7 +267,8 @@ impl Video {
     /// The access units of what was gathered: one, or several between delimiters, of which only the first has times of its own.
     fn end(&mut self) -> Vec<Unit> {
         let Some((pts, dts, data)) = self.unit.take() else { return Vec::new() };
-        if let Some(step) = self.last_dts.map(|last| dts - last).filter(|step| (1..=90_000).contains(step)) {
+        let step = self.told.map(|(last, units)| (dts - last) / units.max(1));
+        if let Some(step) = step.filter(|step| (1..=90_000).contains(step)) {
             self.step = step;
         }
         let mut units: Vec<Unit> = Vec::new();
@@ -265,7 +276,6 @@ impl Video {
         let mut has_picture = false;
         let mut push = |unit: BytesMut| {
             let late = self.step * units.len() as i64;
-            self.last_dts = Some(dts + late);
             units.push(Unit { pts: pts + late, dts: dts + late, data: unit.freeze() });
         };
         for part in nal::annexb_units(&data) {
@@ -285,6 +295,7 @@ impl Video {
         if !unit.is_empty() {
             push(unit);
         }
+        self.told = Some((dts, units.len() as i64));
         units
     }
 }

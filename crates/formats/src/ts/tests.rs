@@ -154,6 +154,15 @@ fn a_picture_may_be_cut_and_several_may_be_together() {
     let seen: Vec<_> = frames.iter().map(|f| (f.2, f.4)).collect();
     // Those behind the first are placed by the distance of the last two that said their times.
     assert_eq!(seen, [(0, 9), (3_000, 8), (6_000, 16), (9_000, 8)]);
+    // Two in each: the distance is that of a pair, halved; before it is known they are told apart and no more.
+    let mut muxer = Muxer::default();
+    muxer.tables(&[(0x1b, 0x100, &[])]);
+    for n in 0..3 {
+        let time = Some((3_003 * n, 3_003 * n));
+        muxer.pes(0x100, time, &annexb(&[AUD, SPS, PPS, KEY, AUD, DELTA]));
+    }
+    let (_, frames, _) = read(&mut Demux::new(), &muxer.out);
+    assert_eq!(frames.iter().map(|f| f.2).collect::<Vec<_>>(), [0, 1, 3_003, 4_504, 6_006, 7_507]);
 }
 
 #[test]

@@ -17,8 +17,8 @@ const DEAD: u32 = 4;
 pub(super) struct Follower {
     /// The number of the next segment.
     next: Option<u64>,
-    /// Where the one before it was.
-    last: Option<Place>,
+    /// Where the one before it was, and the number of the first one then.
+    last: Option<(Place, u64)>,
     /// When there was something new.
     changed: Instant,
     target: Duration,
@@ -53,42 +53,46 @@ impl Follower {
             return self.alive(now).map(|()| News { segments: Vec::new(), gap: false });
         };
         let edge = media.segments.len().saturating_sub(BEHIND);
-        let (from, gap) = match self.next {
-            // What has ended is shown from its beginning.
-            None => (if media.ended { 0 } else { edge }, false),
-            Some(next) if next < first.number => (if media.ended { 0 } else { edge }, true),
-            // Numbers that have gone back: the source began anew, or this is an old copy, which a patient reader forgives.
-            Some(next) if last.number.saturating_add(1) < next => {
-                if now.saturating_duration_since(self.changed) < 2 * self.target {
-                    self.has_changed = false;
-                    return Ok(News { segments: Vec::new(), gap: false });
+        let (from, gap) =
+            match self.next {
+                // What has ended is shown from its beginning.
+                None => (if media.ended { 0 } else { edge }, false),
+                Some(next) if next < first.number => (if media.ended { 0 } else { edge }, true),
+                // Numbers that have gone back: the source began anew, or this is an old copy, which a patient reader forgives.
+                Some(next) if last.number.saturating_add(1) < next => {
+                    if now.saturating_duration_since(self.changed) < 2 * self.target {
+                        self.has_changed = false;
+                        return Ok(News { segments: Vec::new(), gap: false });
+                    }
+                    (edge, true)
                 }
-                (edge, true)
-            }
-            Some(next) => {
-                let from = usize::try_from(next - first.number).unwrap_or(usize::MAX);
-                let before = from.checked_sub(1).and_then(|before| media.segments.get(before));
-                match before.filter(|before| self.last.as_ref().is_some_and(|last| !last.is_file_of(&before.at))) {
-                    None => (from, false),
-                    // Under the number of what was taken last there is something else: this source does not count (ffmpeg 9 with
-                    // `single_file` and a window). Then addresses are all there is to go by.
-                    Some(_) => match media
-                        .segments
-                        .iter()
-                        .rposition(|segment| self.last.as_ref().is_some_and(|last| last.is_file_of(&segment.at)))
-                    {
-                        Some(at) => (at + 1, false),
-                        None => (edge, true),
-                    },
+                Some(next) => {
+                    let from = usize::try_from(next - first.number).unwrap_or(usize::MAX);
+                    let before = from.checked_sub(1).and_then(|before| media.segments.get(before));
+                    let is_other = |before: &&Segment| {
+                        self.last
+                            .as_ref()
+                            .is_some_and(|(last, begin)| *begin == first.number && !last.is_file_of(&before.at))
+                    };
+                    match before.filter(is_other) {
+                        None => (from, false),
+                        // The list begins with the same number, and under that of what was taken last there is something else: this source does
+                        // not count (ffmpeg 9 with `single_file` and a window). Then addresses are all there is to go by.
+                        Some(_) => match media.segments.iter().rposition(|segment| {
+                            self.last.as_ref().is_some_and(|(last, _)| last.is_file_of(&segment.at))
+                        }) {
+                            Some(at) => (at + 1, false),
+                            None => (edge, true),
+                        },
+                    }
                 }
-            }
-        };
+            };
         let segments = media.segments.get(from..).unwrap_or_default().to_vec();
         self.has_changed = !segments.is_empty();
         if self.has_changed {
             self.changed = now;
             self.next = Some(last.number.saturating_add(1));
-            self.last = Some(last.at.clone());
+            self.last = Some((last.at.clone(), first.number));
         } else {
             self.alive(now)?;
         }

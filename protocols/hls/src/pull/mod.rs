@@ -100,9 +100,10 @@ pub async fn pull(
     for (fetcher, url, media) in renditions {
         let (batches, taken) = mpsc::channel(AHEAD);
         tasks.spawn(Rendition { fetcher, url, silence, batches }.run(media));
-        lanes.push(Lane::new(u8::try_from(lanes.len()).unwrap_or(1) * SECOND, taken));
+        lanes.push(Lane::new(u8::try_from(lanes.len()).unwrap_or(1) * SECOND, lanes.len(), taken));
     }
-    Merge { lanes, publisher, begun }.run().await
+    let paces = vec![Pace::default(); lanes.len()];
+    Merge { lanes, paces, passed: None, publisher, begun }.run().await
 }
 
 /// A playlist, and where it was in the end.
@@ -120,26 +121,44 @@ async fn fetch_playlist(fetcher: &mut Fetcher, url: &Url, patience: Duration) ->
 
 /// What came of one rendition and is not yet passed on.
 struct Lane {
-    batches: mpsc::Receiver<Batch>,
+    batches: mpsc::Receiver<Result<Batch, PullError>>,
     events: VecDeque<Event>,
-    pace: Pace,
+    /// Which of the paces is its own.
+    pace: usize,
     tracks: Option<Tracks>,
     /// Added to its track numbers.
     offset: u8,
     has_begun: bool,
+    /// It is known whether it has the clock of the first.
+    is_placed: bool,
+    /// The next frame is the first behind a discontinuity.
+    anew: bool,
     /// Frames before this time are left out: the other rendition begins there.
     from: Option<Time>,
+    /// Why there is no more.
+    over: Option<PullError>,
 }
 
 impl Lane {
-    fn new(offset: u8, batches: mpsc::Receiver<Batch>) -> Lane {
-        let (events, pace) = (VecDeque::new(), Pace::default());
-        Lane { batches, events, pace, tracks: None, offset, has_begun: false, from: None }
+    fn new(offset: u8, pace: usize, batches: mpsc::Receiver<Result<Batch, PullError>>) -> Lane {
+        let events = VecDeque::new();
+        Lane {
+            batches,
+            events,
+            pace,
+            tracks: None,
+            offset,
+            has_begun: false,
+            is_placed: false,
+            anew: false,
+            from: None,
+            over: None,
+        }
     }
 
     /// Takes a batch.
-    fn fill(&mut self, batch: Vec<Event>) {
-        let numbered = batch.into_iter().map(|event| match event {
+    fn fill(&mut self, batch: Batch) {
+        let numbered = batch.events.into_iter().map(|event| match event {
             Event::Frame(frame) => Event::Frame(Frame { track: self.number(frame.track), ..frame }),
             Event::Tracks(tracks) => {
                 let tracks = tracks.iter().cloned().map(|mut track| {
@@ -150,8 +169,19 @@ impl Lane {
             }
             Event::Gap => Event::Gap,
         });
-        self.events.extend(numbered.collect::<Vec<_>>());
-        self.has_begun = true;
+        let numbered: Vec<_> = numbered.collect();
+        self.events.extend(numbered);
+        self.anew |= batch.anew;
+        self.has_begun |= self.first().is_some();
+    }
+
+    fn has_video(&self) -> bool {
+        self.tracks.as_ref().is_some_and(|tracks| tracks.video().is_some())
+    }
+
+    /// There is nothing more to come of it.
+    fn is_done(&self) -> bool {
+        self.over.is_some() && self.events.is_empty()
     }
 
     fn number(&self, track: TrackId) -> TrackId {
@@ -170,16 +200,25 @@ impl Lane {
 /// Passes on what comes of all renditions.
 struct Merge<'a, F> {
     lanes: Vec<Lane>,
+    /// The first is that of all who are told by one clock; who is not has one of his own.
+    paces: Vec<Pace>,
+    /// The time of what was passed on last.
+    passed: Option<Time>,
     publisher: &'a Publisher,
     begun: F,
 }
 
 impl<F: FnMut()> Merge<'_, F> {
     async fn run(mut self) -> Result<(), PullError> {
-        self.receive(None).await?;
-        let together = Instant::now() + TOGETHER;
-        while self.lanes.iter().any(|lane| !lane.has_begun) && Instant::now() < together {
-            self.receive(Some(together)).await?;
+        let mut together: Option<Instant> = None;
+        while self.lanes.iter().any(|lane| !lane.has_begun && lane.over.is_none()) {
+            if together.is_some_and(|together| together <= Instant::now()) {
+                break;
+            }
+            self.receive(together).await?;
+            if together.is_none() && self.lanes.iter().any(|lane| lane.has_begun) {
+                together = Some(Instant::now() + TOGETHER);
+            }
         }
         self.align();
         loop {
@@ -194,14 +233,16 @@ impl<F: FnMut()> Merge<'_, F> {
     /// Renditions of one stream are told by one clock: all begin where the last of them does.
     fn align(&mut self) {
         let now = Instant::now();
-        let firsts = || self.lanes.iter().filter_map(Lane::first);
-        let (Some(first), Some(last)) = (firsts().min(), firsts().max()) else { return };
+        let firsts: Vec<_> = self.lanes.iter().filter_map(Lane::first).collect();
+        let (Some(first), Some(last)) = (firsts.iter().min().copied(), firsts.iter().max().copied()) else { return };
         if last - first > APART {
             return;
         }
-        for lane in &mut self.lanes {
-            lane.pace.begin(now, last);
-            lane.from = Some(last);
+        for lane in self.lanes.iter_mut().filter(|lane| lane.has_begun) {
+            (lane.pace, lane.from, lane.is_placed) = (0, Some(last), true);
+        }
+        if let Some(pace) = self.paces.first_mut() {
+            pace.begin(now, last);
         }
     }
 
@@ -209,28 +250,27 @@ impl<F: FnMut()> Merge<'_, F> {
     fn next(&mut self) -> Option<(usize, Instant)> {
         let now = Instant::now();
         let mut first: Option<(usize, Instant)> = None;
-        let mut stalled = (0, Duration::ZERO);
         for (at, lane) in self.lanes.iter_mut().enumerate() {
             let due = match lane.events.front() {
                 Some(Event::Frame(frame)) if lane.from.is_some_and(|from| frame.dts < from) => now,
-                Some(Event::Frame(frame)) => {
-                    let (due, late) = lane.pace.due(now, frame.dts);
-                    if late > stalled.1 {
-                        stalled = (at, late);
+                Some(Event::Frame(frame)) if !lane.is_placed => {
+                    // It came later than the first was waited for.
+                    if self.passed.is_some_and(|passed| (passed - frame.dts).abs() <= APART) {
+                        (lane.pace, lane.from) = (0, self.passed);
                     }
-                    due
+                    lane.is_placed = true;
+                    now
                 }
+                Some(Event::Frame(frame)) => match self.paces.get_mut(lane.pace) {
+                    Some(pace) => pace.due(now, frame.dts, lane.anew),
+                    None => now,
+                },
                 Some(Event::Tracks(_) | Event::Gap) => now,
                 None => continue,
             };
             if first.is_none_or(|(_, before)| due < before) {
                 first = Some((at, due));
             }
-        }
-        if stalled.1 > Duration::ZERO {
-            tracing::debug!(stream = %self.publisher.name(), late = ?stalled.1, "an HLS source has stalled");
-            let others = self.lanes.iter_mut().enumerate().filter(|(at, _)| *at != stalled.0);
-            others.for_each(|(_, lane)| lane.pace.put_off(stalled.1));
         }
         first
     }
@@ -239,10 +279,12 @@ impl<F: FnMut()> Merge<'_, F> {
         let Some(lane) = self.lanes.get_mut(at) else { return Ok(()) };
         match lane.events.pop_front() {
             Some(Event::Frame(frame)) => {
-                if lane.from.is_some_and(|from| frame.dts < from) {
+                // Behind a jump it has nothing to wait for any more.
+                if lane.from.is_some_and(|from| frame.dts < from && from - frame.dts <= APART) {
                     return Ok(());
                 }
-                lane.from = None;
+                (lane.from, lane.anew) = (None, false);
+                self.passed = Some(frame.dts);
                 self.publisher.write(frame)?;
             }
             Some(Event::Tracks(tracks)) => {
@@ -251,23 +293,36 @@ impl<F: FnMut()> Merge<'_, F> {
                 self.publisher.set_tracks(Tracks::new(all.collect()));
                 (self.begun)();
             }
-            Some(Event::Gap) => self.publisher.gap(),
-            None => {}
+            // Sound that is missing keeps no picture back.
+            Some(Event::Gap) if lane.has_video() => self.publisher.gap(),
+            Some(Event::Gap) | None => {}
         }
         Ok(())
     }
 
-    /// Waits for the next batch of a rendition that has nothing left, or until it is time.
+    /// Waits for the next batch of a rendition that has nothing left, or until it is time. An error: there is no more of any, or of the one with
+    /// the pictures.
     async fn receive(&mut self, until: Option<Instant>) -> Result<(), PullError> {
+        if let Some(over) = self.over() {
+            return Err(over);
+        }
         let lanes = &mut self.lanes;
         let batch = poll_fn(|cx| {
-            for lane in lanes.iter_mut().filter(|lane| lane.events.is_empty()) {
-                if let Poll::Ready(batch) = lane.batches.poll_recv(cx) {
-                    // A task of ours that ended without a word has panicked.
-                    let batch =
-                        batch.unwrap_or_else(|| Err(PullError::Segment("the task that fetches has ended".into())));
-                    return Poll::Ready(batch.map(|batch| lane.fill(batch)));
+            for (at, lane) in
+                lanes.iter_mut().enumerate().filter(|(_, lane)| lane.events.is_empty() && lane.over.is_none())
+            {
+                let Poll::Ready(batch) = lane.batches.poll_recv(cx) else { continue };
+                // A task of ours that ended without a word has panicked.
+                match batch.unwrap_or_else(|| Err(PullError::Segment("the task that fetches has ended".into()))) {
+                    Ok(batch) => lane.fill(batch),
+                    Err(why) => {
+                        if at > 0 && !matches!(why, PullError::Ended) {
+                            tracing::warn!(%why, "an HLS source goes on without its second rendition");
+                        }
+                        lane.over = Some(why);
+                    }
                 }
+                return Poll::Ready(());
             }
             Poll::Pending
         });
@@ -275,10 +330,19 @@ impl<F: FnMut()> Merge<'_, F> {
             None => batch.await,
             Some(until) => {
                 tokio::select! {
-                    filled = batch => filled,
-                    () = sleep_until(until) => Ok(()),
+                    () = batch => {}
+                    () = sleep_until(until) => {}
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Why it is over, if it is: the first rendition failed, or all have ended.
+    fn over(&mut self) -> Option<PullError> {
+        let all = self.lanes.iter().all(Lane::is_done);
+        let first = self.lanes.first_mut()?;
+        let failed = first.is_done() && !matches!(first.over, Some(PullError::Ended));
+        (all || failed).then(|| first.over.take().unwrap_or(PullError::Ended))
     }
 }

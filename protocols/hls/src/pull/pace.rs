@@ -5,13 +5,13 @@ use std::time::Duration;
 use culvert_media::Time;
 use tokio::time::Instant;
 
-/// A frame that is due further ahead than this is behind a jump of the source's clock: it is due now. As the hub has it.
-const JUMP: Duration = Duration::from_secs(3);
-/// A frame that comes later than this shows that the source has stalled: what follows is that much later, too, so that the next lump is
+/// A frame that is due further ahead or further back than this has nothing to do with what was before: it is due now.
+const JUMP: Duration = Duration::from_secs(30);
+/// A frame that comes later than this shows that the source has stalled: all that follows is that much later, too, so that the next lump is
 /// not late again.
 const LATE: Duration = Duration::from_millis(500);
 
-/// Says when the frames of a rendition are due.
+/// Says when frames are due: those of all renditions that are told by one clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     /// A frame of this time was due then.
@@ -24,34 +24,24 @@ impl Pace {
         self.anchor = Some((now, time));
     }
 
-    /// When a frame is due, and how much everything was put off because it comes late.
-    pub(super) fn due(&mut self, now: Instant, time: Time) -> (Instant, Duration) {
-        let Some((at, of)) = self.anchor else {
-            self.begin(now, time);
-            return (now, Duration::ZERO);
-        };
-        let micros = (time - of).micros();
-        let distance = Duration::from_micros(micros.unsigned_abs());
-        let due = if micros < 0 { at.checked_sub(distance) } else { at.checked_add(distance) };
+    /// When a frame is due. `anew`: it is the first behind a discontinuity, and need not be where it would have been.
+    pub(super) fn due(&mut self, now: Instant, time: Time, anew: bool) -> Instant {
+        let due = self.anchor.and_then(|(at, of)| {
+            let micros = (time - of).micros();
+            let distance = Duration::from_micros(micros.unsigned_abs());
+            if micros < 0 { at.checked_sub(distance) } else { at.checked_add(distance) }
+        });
         let Some(due) = due else {
             self.begin(now, time);
-            return (now, Duration::ZERO);
+            return now;
         };
-        let late = now.saturating_duration_since(due);
-        if due.saturating_duration_since(now) > JUMP || late > LATE {
+        let (early, late) = (due.saturating_duration_since(now), now.saturating_duration_since(due));
+        let jumped = early > JUMP || late > JUMP || anew && early > LATE;
+        if jumped || late > LATE {
             self.begin(now, time);
-            // Further back than a stall can be it is a jump.
-            let stalled = if micros < 0 { Duration::ZERO } else { late };
-            return (now, stalled);
+            return now;
         }
-        (due, Duration::ZERO)
-    }
-
-    /// The other rendition has stalled: this one waits with it.
-    pub(super) fn put_off(&mut self, by: Duration) {
-        if let Some((at, _)) = &mut self.anchor {
-            *at += by;
-        }
+        due
     }
 }
 
@@ -69,27 +59,39 @@ mod tests {
     fn frames_are_due_as_their_times_say() {
         let now = Instant::now();
         let mut pace = Pace::default();
-        assert_eq!(pace.due(now, ms(90_000)), (now, Duration::ZERO));
-        assert_eq!(pace.due(now, ms(90_040)), (now + 40 * MS, Duration::ZERO));
+        assert_eq!(pace.due(now, ms(90_000), false), now);
+        assert_eq!(pace.due(now, ms(90_040), false), now + 40 * MS);
         // Sound that is a little behind the pictures is not late.
-        assert_eq!(pace.due(now, ms(89_900)), (now - 100 * MS, Duration::ZERO));
-        assert_eq!(pace.due(now + 100 * MS, ms(90_080)), (now + 80 * MS, Duration::ZERO));
+        assert_eq!(pace.due(now, ms(89_900), false), now - 100 * MS);
+        assert_eq!(pace.due(now + 100 * MS, ms(90_080), false), now + 80 * MS);
+        // Segments of one rendition that are missing: it waits until the others are there.
+        assert_eq!(pace.due(now, ms(96_000), false), now + 6_000 * MS);
     }
 
     #[test]
-    fn a_stall_puts_everything_off_and_a_jump_does_not() {
+    fn a_stall_of_one_puts_all_off() {
         let now = Instant::now();
         let mut pace = Pace::default();
-        pace.due(now, ms(1_000));
-        let later = now + 2_600 * MS;
-        assert_eq!(pace.due(later, ms(2_000)), (later, 1_600 * MS));
-        assert_eq!(pace.due(later, ms(2_040)), (later + 40 * MS, Duration::ZERO));
+        pace.due(now, ms(1_000), false);
+        let later = now + 9_600 * MS;
+        assert_eq!(pace.due(later, ms(2_000), false), later);
+        // What had gone on meanwhile waits for it.
+        assert_eq!(pace.due(later, ms(10_600), false), later + 8_600 * MS);
+        assert_eq!(pace.due(later, ms(2_040), false), later + 40 * MS);
+    }
+
+    #[test]
+    fn jumps_are_followed() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        pace.due(now, ms(1_000), false);
         // Ahead by an hour, back by an hour, to zero, and to where time itself ends.
         for time in [3_602_000, 2_000, 0, i64::MAX / 2_000, i64::MIN / 2_000, 0] {
-            assert_eq!(pace.due(later, ms(time)), (later, Duration::ZERO), "{time}");
-            assert_eq!(pace.due(later, ms(time + 40)).0, later + 40 * MS);
+            assert_eq!(pace.due(now, ms(time), false), now, "{time}");
+            assert_eq!(pace.due(now, ms(time + 40), false), now + 40 * MS);
         }
-        pace.put_off(500 * MS);
-        assert_eq!(pace.due(later, ms(40)).0, later + 540 * MS);
+        // One that was announced need not be far.
+        assert_eq!(pace.due(now, ms(5_000), true), now);
+        assert_eq!(pace.due(now, ms(5_400), true), now + 400 * MS);
     }
 }

@@ -58,9 +58,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether both are the same part of the same file; a query may be signed anew each time.
+    /// Whether both are the same part of the same file; what is before its name, and a query, may be signed anew each time.
     pub(super) fn is_file_of(&self, other: &Place) -> bool {
-        self.url.path() == other.url.path() && self.range == other.range
+        let name = |place: &Place| place.url.path().rsplit('/').next().unwrap_or_default().to_string();
+        name(self) == name(other) && self.range == other.range
     }
 }
 
@@ -72,6 +73,7 @@ pub(super) fn parse(url: &Url, text: &[u8]) -> Result<Found, PullError> {
         let begin: String = String::from_utf8_lossy(text.get(..40).unwrap_or(text)).escape_debug().collect();
         return Err(PullError::Playlist(format!("it does not begin with #EXTM3U but with \"{begin}\"")));
     }
+    let text = &mended(text)[..];
     match m3u8_rs::parse_playlist_res(text).map_err(|_| PullError::Playlist("it cannot be read".into()))? {
         Playlist::MasterPlaylist(master) => choose(url, &master).map(Found::Renditions),
         Playlist::MediaPlaylist(media) => {
@@ -81,16 +83,42 @@ pub(super) fn parse(url: &Url, text: &[u8]) -> Result<Found, PullError> {
     }
 }
 
+/// What the parser would stumble over: a comma in a title makes it see a segment there, and a duration with a point another.
+fn mended(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 16);
+    for line in text.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let kept = if line.starts_with(b"#EXTINF:") {
+            line.iter().position(|byte| *byte == b',').and_then(|comma| line.get(..=comma)).unwrap_or(line)
+        } else if line.starts_with(b"#EXT-X-TARGETDURATION:") {
+            line.iter().position(|byte| *byte == b'.').and_then(|point| line.get(..point)).unwrap_or(line)
+        } else {
+            line
+        };
+        out.extend_from_slice(kept);
+        out.push(b'\n');
+    }
+    out
+}
+
 const CAN_BLOCK: &[u8] = b"CAN-BLOCK-RELOAD=YES";
 
 /// The variant with the highest bit rate among those that are carried, and the sound beside it.
 fn choose(url: &Url, master: &MasterPlaylist) -> Result<Vec<Url>, PullError> {
-    let is_carried = |variant: &&VariantStream| {
-        let names = ["avc", "hvc1", "hev1", "av01", "vp09", "mp4a", "opus", "Opus"];
-        let codecs = variant.codecs.as_deref();
-        !variant.is_i_frame && codecs.is_none_or(|codecs| names.iter().any(|name| codecs.contains(name)))
+    let is_carried = |codec: &str| {
+        let names = ["avc1", "avc3", "hvc1", "hev1", "av01", "vp08", "vp09", "mp4a", "opus"];
+        let codec = codec.trim().to_ascii_lowercase();
+        names.iter().any(|name| codec.starts_with(name))
     };
-    let best = master.variants.iter().filter(is_carried).max_by_key(|variant| variant.bandwidth);
+    // How many of its codecs are carried: all, some, none. What says nothing is believed.
+    let rank = |variant: &VariantStream| {
+        let codecs: Vec<_> =
+            variant.codecs.as_deref().unwrap_or_default().split(',').filter(|c| !c.is_empty()).collect();
+        let carried = codecs.iter().filter(|codec| is_carried(codec)).count();
+        if carried == codecs.len() { 2 } else { u8::from(carried > 0) }
+    };
+    let variants = master.variants.iter().filter(|variant| !variant.is_i_frame && rank(variant) > 0);
+    let best = variants.max_by_key(|variant| (rank(variant), variant.bandwidth));
     let best = best.ok_or_else(|| PullError::Playlist("it lists no stream of a codec that is carried".into()))?;
     let group = master.alternatives.iter().filter(|media| {
         media.media_type == AlternativeMediaType::Audio && Some(&media.group_id) == best.audio.as_ref()
@@ -120,18 +148,23 @@ fn read(url: &Url, playlist: MediaPlaylist, can_block: bool) -> Result<Media, Pu
     let mut segments = Vec::new();
     let mut last: Option<Place> = None;
     let numbers = playlist.media_sequence..=u64::MAX;
-    for (number, segment) in numbers.zip(playlist.segments).take(SEGMENTS) {
+    let skip = playlist.segments.len().saturating_sub(SEGMENTS);
+    for (at, (number, segment)) in numbers.zip(playlist.segments).enumerate() {
         if let Some(map) = &segment.map {
             init = Some(place(resolve(url, &map.uri)?, map.byte_range.as_ref(), None));
         }
         if let Some(key) = &segment.key {
             encrypted = method(key);
         }
-        let at = place(resolve(url, &segment.uri)?, segment.byte_range.as_ref(), last.as_ref());
-        last = Some(at.clone());
+        let place = place(resolve(url, &segment.uri)?, segment.byte_range.as_ref(), last.as_ref());
+        last = Some(place.clone());
+        // The newest are those that matter.
+        if at < skip {
+            continue;
+        }
         segments.push(Segment {
             number,
-            at,
+            at: place,
             init: init.clone(),
             discontinuity: segment.discontinuity,
             is_gap: segment.unknown_tags.iter().any(|tag| tag.tag == "X-GAP"),
@@ -220,6 +253,9 @@ mod tests {
         // Sound that is with the pictures has no address.
         assert_eq!(renditions(&master.replace("=300", "=50")), ["/live/low.m3u8"]);
         assert!(why("#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1,CODECS=\"dvh1\"\nx\n").contains("no stream"));
+        // All of a variant is better than a part of one that has more.
+        let dolby = master.replace("dvh1.05.01", "dvh1.05.06,mp4a.40.2");
+        assert_eq!(renditions(&dolby), ["/live/high.m3u8", "/live/en.m3u8"]);
     }
 
     #[test]
@@ -228,6 +264,9 @@ mod tests {
         assert!(why("").contains("#EXTM3U"));
         assert!(why("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n").contains("file"));
         assert!(why("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-I-FRAMES-ONLY\n#EXTINF:1,\na\n").contains("key frames"));
+        let titled = media("#EXTM3U\n#EXT-X-TARGETDURATION:2.5\n#EXTINF:2.1,Artist, Title\na.ts\n#EXTINF:2.1\nb.ts\n");
+        assert_eq!((titled.segments.len(), titled.target), (2, Duration::from_secs(2)));
+        assert_eq!(titled.segments[0].at.url.path(), "/live/a.ts");
         let lie = |target: &str| media(&format!("#EXTM3U\n#EXT-X-TARGETDURATION:{target}\n#EXTINF:1,\na\n")).target;
         assert_eq!(lie("0"), Duration::from_millis(200));
         assert_eq!(lie("18446744073709551615"), Duration::from_secs(60));

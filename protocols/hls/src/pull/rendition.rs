@@ -12,7 +12,7 @@ use url::Url;
 
 use super::follow::Follower;
 use super::playlist::{self, Found, Media, Place, Segment};
-use super::segment::Reader;
+use super::segment::{Content, Reader};
 use super::{PullError, fetch_playlist};
 
 /// Largest segment: 50 Mbit/s for 10 s.
@@ -20,14 +20,19 @@ const SEGMENT_BYTES: usize = 64 << 20;
 /// Segments in a row that could not be had before the source is given up.
 const FAILURES: u32 = 3;
 
-/// What a rendition sends: the content of a segment, or why it ended.
-pub(super) type Batch = Result<Vec<Event>, PullError>;
+/// What a rendition sends.
+pub(super) struct Batch {
+    /// The content of a segment.
+    pub(super) events: Vec<Event>,
+    /// It does not go on where the one before ended: times may be others, and what was half there will not become whole.
+    pub(super) anew: bool,
+}
 
 pub(super) struct Rendition {
     pub(super) fetcher: Fetcher,
     pub(super) url: Url,
     pub(super) silence: Duration,
-    pub(super) batches: mpsc::Sender<Batch>,
+    pub(super) batches: mpsc::Sender<Result<Batch, PullError>>,
 }
 
 impl Rendition {
@@ -44,25 +49,33 @@ impl Rendition {
         let mut follower = Follower::new(Instant::now(), self.silence);
         let mut reader = Reader::default();
         let mut init = None;
-        let (mut failures, mut gap) = (0, false);
+        let (mut failures, mut gap, mut anew) = (0, false, false);
+        let mut framed = Instant::now();
         loop {
             let looked = Instant::now();
             let news = follower.handle(looked, &media)?;
             gap |= news.gap;
+            // Another source may be behind the same addresses.
+            anew |= news.gap;
             for segment in news.segments {
                 if let Some(method) = segment.encrypted {
                     return Err(PullError::Encrypted(method));
                 }
+                anew |= segment.discontinuity;
                 if segment.is_gap {
                     gap = true;
                     continue;
                 }
+                if gap || anew {
+                    reader.restart();
+                    init = None;
+                }
                 let got = self.segment(&segment, follower.patience(), &mut init, &mut reader).await;
-                let mut events = match got {
-                    Ok(events) => events,
+                let Content { mut events, broken } = match got {
+                    Ok(content) => content,
                     Err(why) => {
                         (failures, gap) = (failures + 1, true);
-                        tracing::debug!(url = %segment.at.url, %why, "a segment of an HLS source was left out");
+                        tracing::debug!(path = segment.at.url.path(), %why, "a segment of an HLS source was left out");
                         if failures >= FAILURES || matches!(why, PullError::Fetch(FetchError::Inside(..))) {
                             return Err(why);
                         }
@@ -73,7 +86,24 @@ impl Rendition {
                 if std::mem::take(&mut gap) {
                     events.insert(0, Event::Gap);
                 }
-                if self.batches.send(Ok(events)).await.is_err() {
+                if let Some(why) = broken {
+                    tracing::debug!(
+                        path = segment.at.url.path(),
+                        why,
+                        "a segment of an HLS source is broken in the middle"
+                    );
+                    events.push(Event::Gap);
+                    gap = true;
+                }
+                let now = Instant::now();
+                if events.iter().any(|event| matches!(event, Event::Frame(_))) {
+                    framed = now;
+                } else if now.saturating_duration_since(framed) > follower.patience() {
+                    let what = format!("its segments have nothing that is carried: {}", reader.others());
+                    return Err(PullError::Segment(what));
+                }
+                let batch = Batch { events, anew: std::mem::take(&mut anew) };
+                if self.batches.send(Ok(batch)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -100,7 +130,7 @@ impl Rendition {
                 None => sleep_until(looked + follower.delay()).await,
             }
             looked = Instant::now();
-            tracing::trace!(%url, "looking at the playlist of an HLS source");
+            tracing::trace!(path = url.path(), "looking at the playlist of an HLS source");
             let found = fetch_playlist(&mut self.fetcher, &url, follower.patience()).await;
             match found.and_then(|(url, text)| playlist::parse(&url, &text)) {
                 Ok(Found::Media(media)) => return Ok(media),
@@ -110,7 +140,7 @@ impl Rendition {
                 Err(why) if is_final(&why) => return Err(why),
                 // A server may be restarted; the segments that are there are shown meanwhile.
                 Err(why) => {
-                    tracing::debug!(url = %self.url, %why, "the playlist of an HLS source was not to be had");
+                    tracing::debug!(path = self.url.path(), %why, "the playlist of an HLS source was not to be had");
                     can_block = false;
                     if follower.alive(looked).is_err() {
                         return Err(why);
@@ -126,11 +156,7 @@ impl Rendition {
         patience: Duration,
         init: &mut Option<Place>,
         reader: &mut Reader,
-    ) -> Result<Vec<Event>, PullError> {
-        if segment.discontinuity {
-            reader.restart();
-            *init = None;
-        }
+    ) -> Result<Content, PullError> {
         if let Some(place) = segment.init.as_ref().filter(|place| init.as_ref() != Some(place)) {
             let bytes = self.fetch(place, patience).await?;
             reader.init(&bytes).map_err(PullError::Segment)?;
@@ -140,11 +166,19 @@ impl Rendition {
         reader.read(SystemTime::now(), &bytes).map_err(PullError::Segment)
     }
 
-    async fn fetch(&mut self, place: &Place, patience: Duration) -> Result<Bytes, PullError> {
+    async fn get(&mut self, place: &Place, patience: Duration) -> Result<(Bytes, bool), FetchError> {
         let page = self.fetcher.get(&place.url, place.range).await?;
         let is_part = page.is_part;
-        let bytes = page.whole(SEGMENT_BYTES, patience).await?;
-        tracing::trace!(url = %place.url, range = ?place.range, is_part, bytes = bytes.len(), "fetched a piece of an HLS source");
+        Ok((page.whole(SEGMENT_BYTES, patience).await?, is_part))
+    }
+
+    async fn fetch(&mut self, place: &Place, patience: Duration) -> Result<Bytes, PullError> {
+        let (bytes, is_part) = match self.get(place, patience).await {
+            // Once more: a connection may break, and a server have a bad moment.
+            Err(why) if is_passing(&why) => self.get(place, patience).await?,
+            got => got?,
+        };
+        tracing::trace!(path = place.url.path(), range = ?place.range, is_part, bytes = bytes.len(), "fetched a piece of an HLS source");
         match place.range.filter(|_| !is_part) {
             None => Ok(bytes),
             // The server sent all of it.
@@ -156,6 +190,19 @@ impl Rendition {
                     .ok_or_else(|| PullError::Segment("a segment lies outside of its file".into()))
             }
         }
+    }
+}
+
+/// What may be otherwise a moment later.
+fn is_passing(why: &FetchError) -> bool {
+    match why {
+        FetchError::Status(status) => status.is_server_error(),
+        FetchError::Http(_) | FetchError::Dial(_) => true,
+        FetchError::Url(_)
+        | FetchError::Silent(_)
+        | FetchError::Slow(..)
+        | FetchError::Large(..)
+        | FetchError::Inside(..) => false,
     }
 }
 

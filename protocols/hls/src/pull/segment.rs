@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use culvert_formats::ts::{self, Packed};
 use culvert_formats::{Event, fmp4};
-use culvert_media::Tracks;
+use culvert_media::{Time, TrackId, Tracks};
 
 /// Reads the segments of one rendition, one after another.
 #[derive(Debug, Default)]
@@ -14,6 +14,14 @@ pub(super) struct Reader {
     /// What the tracks were last.
     tracks: Option<Tracks>,
     others: Vec<u8>,
+}
+
+/// What was in a segment.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    pub(super) events: Vec<Event>,
+    /// A part of it could not be read, and why.
+    pub(super) broken: Option<String>,
 }
 
 #[derive(Debug)]
@@ -39,8 +47,13 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes a segment apart: what is in it, by decoding times. The error is a sentence.
-    pub(super) fn read(&mut self, now: SystemTime, data: &Bytes) -> Result<Vec<Event>, String> {
+    /// What is there and cannot be carried, for people.
+    pub(super) fn others(&self) -> String {
+        shown(&self.others)
+    }
+
+    /// Takes a segment apart: what is in it, by decoding times. The error is a sentence, and says that there was nothing.
+    pub(super) fn read(&mut self, now: SystemTime, data: &Bytes) -> Result<Content, String> {
         let begins = begins(data)?;
         let container = match (self.container.take(), begins) {
             (Some(Container::Mp4(demux)), Begins::Mp4) => Container::Mp4(demux),
@@ -62,8 +75,7 @@ impl Reader {
                 demux.flush(now);
                 if demux.others() != self.others {
                     self.others = demux.others().to_vec();
-                    let types: Vec<_> = self.others.iter().map(|kind| format!("{kind:#04x}")).collect();
-                    tracing::info!(types = types.join(" "), "an HLS source has streams of types that are not carried");
+                    tracing::info!(others = shown(&self.others), "an HLS source has streams that are not carried");
                 }
                 (std::iter::from_fn(|| demux.poll_event()).collect(), Ok(()))
             }
@@ -76,9 +88,16 @@ impl Reader {
                 Err(why) => (Vec::new(), Err(why.to_string())),
             },
         };
-        ended?;
-        Ok(in_order(events, &mut self.tracks))
+        match ended {
+            Err(why) if events.is_empty() => Err(why),
+            ended => Ok(Content { events: in_order(events, &mut self.tracks), broken: ended.err() }),
+        }
     }
+}
+
+fn shown(others: &[u8]) -> String {
+    let types: Vec<_> = others.iter().map(|kind| format!("{kind:#04x}")).collect();
+    if types.is_empty() { "nothing is known of them".into() } else { format!("stream types {}", types.join(", ")) }
 }
 
 enum Begins {
@@ -141,19 +160,33 @@ fn in_order(events: Vec<Event>, known: &mut Option<Tracks>) -> Vec<Event> {
     out
 }
 
-fn sort(events: &mut [Event], from: usize) {
-    let Some(frames) = events.get_mut(from..) else { return };
-    frames.sort_by_key(|event| match event {
-        Event::Frame(frame) => frame.dts,
-        Event::Tracks(_) | Event::Gap => culvert_media::Time::MAX,
+/// Puts tracks side by side. Frames of one track stay as they came, whatever their times say: they are decoded in that order.
+fn sort(events: &mut Vec<Event>, from: usize) {
+    let mut latest: Vec<(TrackId, Time)> = Vec::new();
+    let keyed = events.drain(from.min(events.len())..).map(|event| {
+        let Event::Frame(frame) = &event else { return (Time::MAX, event) };
+        let at = match latest.iter_mut().find(|(track, _)| *track == frame.track) {
+            Some((_, at)) => {
+                *at = frame.dts.max(*at);
+                *at
+            }
+            None => {
+                latest.push((frame.track, frame.dts));
+                frame.dts
+            }
+        };
+        (at, event)
     });
+    let mut keyed: Vec<_> = keyed.collect();
+    keyed.sort_by_key(|(at, _)| *at);
+    events.extend(keyed.into_iter().map(|(_, event)| event));
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use culvert_media::{Audio, Codec, Frame, Time, Track, TrackId};
+    use culvert_media::{Audio, Codec, Frame, Track};
 
     use super::*;
 
@@ -171,7 +204,7 @@ mod tests {
         Event::Frame(Frame { track, dts: at, pts: at, key: true, discontinuity: false, wall: UNIX_EPOCH, data })
     }
 
-    fn shown(events: &[Event]) -> String {
+    fn told(events: &[Event]) -> String {
         let one = |event: &Event| match event {
             Event::Tracks(tracks) => format!("[{}]", tracks.len()),
             Event::Frame(frame) => frame.dts.millis().to_string(),
@@ -193,12 +226,15 @@ mod tests {
             frame(0, 80),
             frame(1, 60),
         ];
-        assert_eq!(shown(&in_order(first, &mut known)), "[2] 0 20 40 gap 60 80");
+        assert_eq!(told(&in_order(first, &mut known)), "[2] 0 20 40 gap 60 80");
         // The same ones are not said again; a further one is said at once, another one where it begins.
-        assert_eq!(shown(&in_order(vec![frame(0, 100)], &mut known)), "100");
-        assert_eq!(shown(&in_order(vec![frame(0, 120), tracks(&[0, 1, 2]), frame(2, 110)], &mut known)), "[3] 110 120");
+        assert_eq!(told(&in_order(vec![frame(0, 100)], &mut known)), "100");
+        assert_eq!(told(&in_order(vec![frame(0, 120), tracks(&[0, 1, 2]), frame(2, 110)], &mut known)), "[3] 110 120");
+        // Of one track the order is that of decoding.
+        let odd = vec![frame(0, 140), frame(0, 144), frame(0, 143), frame(1, 143)];
+        assert_eq!(told(&in_order(odd, &mut known)), "140 143 144 143");
         let changed = vec![frame(0, 160), frame(1, 150), tracks(&[0, 0x11, 2]), frame(1, 190), frame(0, 180)];
-        assert_eq!(shown(&in_order(changed, &mut known)), "150 160 [3] 180 190");
+        assert_eq!(told(&in_order(changed, &mut known)), "150 160 [3] 180 190");
     }
 
     #[test]
