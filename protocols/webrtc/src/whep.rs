@@ -9,7 +9,7 @@ use culvert_media::{Codec, Kind, Time};
 use str0m::format::CodecConfig;
 use str0m::media::{MediaTime, Mid, Pt};
 use str0m::rtp::{ExtensionValues, RtpWrite};
-use str0m::{Event, IceConnectionState, Rtc, RtcError};
+use str0m::{Event, IceConnectionState, RtcError};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,11 @@ const BURST_BYTES: usize = 48 << 10;
 const PAUSE: Duration = Duration::from_millis(3);
 /// Units that wait for a viewer who has just come.
 const BACKLOG: usize = 2048;
+/// Packets that are kept to be sent again, and how long: what is asked for later is of no use any more. Of what goes out, at most so much is sent
+/// again.
+const AGAIN: usize = 1024;
+const AGAIN_TIME: Duration = Duration::from_millis(1000);
+const AGAIN_RATIO: f32 = 0.25;
 /// Pictures of the cached group are shown so fast: a player shows what came last, and not what was before it.
 const FAST: Time = Time::from_millis(1);
 
@@ -65,7 +70,11 @@ pub(crate) struct Player {
 
 /// What goes on while it runs.
 struct Run<'a> {
-    player: &'a mut Player,
+    link: &'a mut Link,
+    session: &'a Session,
+    seat: &'a Seat,
+    lines: &'a [Line],
+    closed: &'a CancellationToken,
     video: Option<Out>,
     audio: Option<Out>,
     is_connected: bool,
@@ -104,7 +113,11 @@ impl Player {
             backlog: VecDeque::new(),
             waits: true,
             events: Vec::new(),
-            player: &mut self,
+            link: &mut self.link,
+            session: &self.session,
+            seat: &self.seat,
+            lines: &self.lines,
+            closed: &self.closed,
         };
         let why = match run.run(&hub).await {
             Ended::Rtc(why) => why.to_string(),
@@ -131,6 +144,8 @@ impl Run<'_> {
     async fn turn(&mut self, hub: &Hub) -> Result<Ended, Ended> {
         let deadline = Instant::now() + CONNECT;
         let mut pause: Option<Instant> = None;
+        let closed = closed(self.session, self.closed, hub);
+        tokio::pin!(closed);
         loop {
             let mut due = self.settle()?;
             if self.is_connected {
@@ -141,24 +156,21 @@ impl Run<'_> {
             } else if Instant::now() >= deadline {
                 return Err(Ended::Lost("the peer did not find this node: see docs, WebRTC, \"which ports\""));
             }
-            self.player.link.flush();
+            self.link.flush();
             let wake = if self.is_connected { due } else { due.min(deadline) };
             let wake = pause.map_or(wake, |pause| pause.min(wake));
-            let Player { link, session, seat, closed, .. } = &mut *self.player;
             tokio::select! {
-                datagram = link.inbox.recv() => match datagram {
-                    Some(datagram) => link.take(&datagram),
+                datagram = self.link.inbox.recv() => match datagram {
+                    Some(datagram) => self.link.take(&datagram),
                     None => return Err(Ended::Lost("its entry is gone")),
                 },
-                heard = hear(seat, self.live.as_mut()) => match heard {
+                heard = hear(self.seat, self.live.as_mut()) => match heard {
                     Heard::Unit(unit) => self.queue(unit),
                     Heard::Gap => self.wait(),
                     Heard::Over(over) => return Ok(Ended::Over(over)),
                 },
-                () = sleep_until(wake) => if due <= Instant::now() { link.tick()? },
-                () = session.cancelled() => return Ok(Ended::Closed("closed by who runs this node")),
-                () = closed.cancelled() => return Ok(Ended::Closed("it said goodbye")),
-                () = hub.draining() => return Ok(Ended::Closed("this node is shutting down")),
+                () = sleep_until(wake) => if due <= Instant::now() { self.link.tick()? },
+                why = &mut closed => return Ok(Ended::Closed(why)),
             }
         }
     }
@@ -166,8 +178,8 @@ impl Run<'_> {
     /// Says and hears what the agent has to, until it has nothing more.
     fn settle(&mut self) -> Result<Instant, Ended> {
         loop {
-            let due = self.player.link.drain(&mut self.events)?;
-            if !self.player.link.rtc.is_alive() {
+            let due = self.link.drain(&mut self.events)?;
+            if !self.link.rtc.is_alive() {
                 return Err(Ended::Lost("it closed the connection"));
             }
             if self.events.is_empty() {
@@ -185,11 +197,11 @@ impl Run<'_> {
             Event::MediaAdded(media) => self.add(media.mid),
             Event::Connected => {
                 self.is_connected = true;
-                let (cached, live) = self.player.seat.begin().map_err(Ended::Over)?;
+                let (cached, live) = self.seat.begin().map_err(Ended::Over)?;
                 self.live = Some(live);
                 self.begin(cached);
             }
-            Event::KeyframeRequest(_) => self.player.seat.want_key_frame(),
+            Event::KeyframeRequest(_) => self.seat.want_key_frame(),
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 return Err(Ended::Lost("it has not been heard any more"));
             }
@@ -201,11 +213,14 @@ impl Run<'_> {
 
     /// A media line of the offer: it is sent where something was chosen for it.
     fn add(&mut self, mid: Mid) {
-        let kind = self.player.link.rtc.media(mid).map(|media| media.kind().is_video());
+        let kind = self.link.rtc.media(mid).map(|media| media.kind().is_video());
         let kind = if kind == Some(true) { Kind::Video } else { Kind::Audio };
-        let Some(line) = self.player.lines.iter().find(|line| line.kind == kind) else { return };
+        let Some(line) = self.lines.iter().find(|line| line.kind == kind) else { return };
         let place = if kind == Kind::Video { &mut self.video } else { &mut self.audio };
         let (payload_type, clock_hz) = (line.chosen.payload_type, line.chosen.clock_hz);
+        if let Some(stream) = self.link.rtc.direct_api().stream_tx_by_mid(mid, None) {
+            stream.set_rtx_cache(AGAIN, AGAIN_TIME, Some(AGAIN_RATIO));
+        }
         place.get_or_insert(Out { mid, payload_type, clock_hz, sequence: 1 });
     }
 
@@ -223,7 +238,7 @@ impl Run<'_> {
             }
             self.waits = false;
         } else if self.waits {
-            self.player.seat.want_key_frame();
+            self.seat.want_key_frame();
         }
     }
 
@@ -246,7 +261,7 @@ impl Run<'_> {
         self.backlog.retain(|(unit, _)| unit.kind == Kind::Audio);
         self.backlog.truncate(BACKLOG / 2);
         self.waits = self.video.is_some();
-        self.player.seat.want_key_frame();
+        self.seat.want_key_frame();
     }
 
     /// Sends what waits. True: there is more, a little later.
@@ -255,22 +270,22 @@ impl Run<'_> {
         while let Some((unit, shown)) = self.backlog.pop_front() {
             let out = if unit.kind == Kind::Video { &mut self.video } else { &mut self.audio };
             let Some(out) = out else { continue };
-            let link = &mut self.player.link;
             let time = wrapped(shown.to_ticks(out.clock_hz));
             for packet in &unit.packets {
-                let Some(stream) = stream(&mut link.rtc, out.mid) else { break };
+                let mut api = self.link.rtc.direct_api();
+                let Some(stream) = api.stream_tx_by_mid(out.mid, None) else { break };
                 let time = time.wrapping_add(packet.ticks);
                 let wallclock = unit.shown.into_std();
                 let write =
                     RtpWrite::new(out.payload_type, out.sequence.into(), time, wallclock, packet.payload.clone());
                 let video = unit.kind == Kind::Video;
-                stream.set(write.marker(packet.marker).nackable(video).ext_vals(at_once(video)));
+                stream.write_rtp(write.marker(packet.marker).nackable(video).ext_vals(at_once(video)));
                 out.sequence += 1;
-                link.drain(&mut self.events)?;
+                self.link.drain(&mut self.events)?;
             }
             bytes += unit.bytes;
-            self.player.session.figures().count(unit.bytes as u64, 1);
-            self.player.session.figures().set_sent(unit.pts);
+            self.session.figures().count(unit.bytes as u64, 1);
+            self.session.figures().set_sent(unit.pts);
             if bytes >= BURST_BYTES {
                 return Ok(!self.backlog.is_empty());
             }
@@ -279,27 +294,19 @@ impl Run<'_> {
     }
 }
 
-/// The stream of a media line, on which packets are written.
-struct Stream<'a>(str0m::change::DirectApi<'a>, Mid);
-
-fn stream(rtc: &mut Rtc, mid: Mid) -> Option<Stream<'_>> {
-    let mut api = rtc.direct_api();
-    api.stream_tx_by_mid(mid, None)?;
-    Some(Stream(api, mid))
-}
-
-impl Stream<'_> {
-    fn set(mut self, write: RtpWrite) {
-        if let Some(stream) = self.0.stream_tx_by_mid(self.1, None) {
-            stream.write_rtp(write);
-        }
-    }
-}
-
 /// Pictures are to be shown as soon as they are there (the extension `playout-delay`).
 fn at_once(video: bool) -> ExtensionValues {
     let zero = video.then_some(MediaTime::ZERO);
     ExtensionValues { play_delay_min: zero, play_delay_max: zero, ..ExtensionValues::default() }
+}
+
+/// Returns when somebody ends it, and why.
+async fn closed(session: &Session, closed: &CancellationToken, hub: &Hub) -> &'static str {
+    tokio::select! {
+        () = session.cancelled() => "closed by who runs this node",
+        () = closed.cancelled() => "it said goodbye",
+        () = hub.draining() => "this node is shutting down",
+    }
 }
 
 async fn hear(seat: &Seat, live: Option<&mut Live>) -> Heard {
