@@ -1,6 +1,6 @@
 // Plays a stream by WHEP in Chromium and says how it went, as JSON in one line.
 // node whep.mjs PAGE URL SECONDS [WAY [SCREENSHOT]]: PAGE is any page of the node, URL an http://../whep/NAME, WAY `tcp` to leave out all
-// candidates but those.
+// candidates but those, or a number: the port of this machine at which the node is to be looked for instead.
 import { open } from './launch.mjs';
 
 const [page_url, url, seconds, way, screenshot] = process.argv.slice(2);
@@ -23,6 +23,10 @@ try {
     const location = response.headers.get('Location');
     let sdp = await response.text();
     if (way === 'tcp') sdp = sdp.split('\r\n').filter(line => !/^a=candidate:.* udp /i.test(line)).join('\r\n');
+    if (Number(way)) {
+      const moved = line => line.replace(/^(a=candidate:.* udp \d+) \S+ \d+ /i, `$1 127.0.0.1 ${way} `);
+      sdp = sdp.split('\r\n').filter(line => !/^a=candidate:.* tcp /i.test(line)).map(moved).join('\r\n');
+    }
     await peer.setRemoteDescription({ type: 'answer', sdp });
     video.play().catch(error => out.errors.push(`play: ${error.message}`));
     const played = await run(seconds, 1000);

@@ -11,6 +11,7 @@ pub mod client;
 pub mod device;
 pub mod ffmpeg;
 pub mod http;
+pub mod lossy;
 pub mod lower;
 pub mod media;
 pub mod nginx;

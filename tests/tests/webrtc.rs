@@ -10,6 +10,7 @@ use culvert_tests::browser::{SECONDS, browse};
 use culvert_tests::cascade::Pair;
 use culvert_tests::ffmpeg::Media;
 use culvert_tests::http::{Answer, exchange};
+use culvert_tests::lossy::Lossy;
 use culvert_tests::media::{Script, into_hub};
 use culvert_tests::wait::{soon, until};
 use culvert_tests::{Ffmpeg, TestNode};
@@ -60,6 +61,25 @@ async fn chromium_plays_h264_and_opus_by_udp() {
 async fn chromium_hears_aac_and_needs_no_port_but_the_one() {
     let test = "chromium_hears_aac_and_needs_no_port_but_the_one";
     plays(test, Media::H264Aac, "tcp", "video/H264", "audio/opus").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_lost_on_the_way_is_sent_again() {
+    let test = "what_is_lost_on_the_way_is_sent_again";
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Opus));
+    node.until_live("live/a").await;
+    // One in twenty, in both directions.
+    let path = Lossy::to(node.address(), 20).await;
+    let (url, port) = (node.url("http", "/whep/live/a"), path.port.to_string());
+    let Some(played) = browse(test, "whep.mjs", &node, &[&url, &port]).await else { return };
+    let (came, lost) = path.counts();
+    assert!(lost * 30 > came && lost * 12 < came, "{lost} of {came}");
+    assert_eq!((&played["status"], &played["state"]), (&201.into(), &"connected".into()), "{played}");
+    let of = |what: &str| played["video"][what].as_u64().unwrap();
+    assert!(of("nacks") > 0 && of("decoded") >= SECONDS * 25 * 8 / 10, "{played}");
+    // It is repaired by what is sent again, not by key frames.
+    assert!(of("plis") <= 2, "{played}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -251,3 +251,82 @@ impl Offered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use culvert_media::{Audio, TrackId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Two profiles of H.264 in both modes, VP9's two, what browsers put around them, G.711 without rtpmap.
+    const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n\
+        m=video 9 UDP/TLS/RTP/SAVPF 96 97 98 99 100 101 102 103\r\na=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n\
+        a=rtpmap:98 H264/90000\r\na=fmtp:98 packetization-mode=0;profile-level-id=42e01f\r\n\
+        a=rtpmap:99 H264/90000\r\na=fmtp:99 packetization-mode=1;profile-level-id=42e01f\r\n\
+        a=rtpmap:100 rtx/90000\r\na=fmtp:100 apt=99\r\n\
+        a=rtpmap:101 H264/90000\r\na=fmtp:101 level-asymmetry-allowed=1; packetization-mode=1; profile-level-id=640032\r\n\
+        a=rtpmap:102 VP9/90000\r\na=fmtp:102 profile-id=2\r\na=rtpmap:103 red/90000\r\na=candidate:1 1 udp 1 10.0.0.1 9 typ host\r\n\
+        m=audio 9 UDP/TLS/RTP/SAVPF 111 0\r\na=rtpmap:111 opus/48000/2\r\na=fmtp:111 minptime=10;useinbandfec=1\r\n\
+        m=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\na=rtpmap:1 H264/90000\r\n";
+
+    fn h264(record: &[u8]) -> Track {
+        Track::new(TrackId(0), Codec::H264, bytes::Bytes::copy_from_slice(record)).unwrap()
+    }
+
+    fn chosen(track: &Track) -> Option<(u8, Option<u8>)> {
+        let chosen = Offer::parse(OFFER.as_bytes()).unwrap().choose(track)?;
+        Some((*chosen.payload_type, chosen.rtx.map(|rtx| *rtx)))
+    }
+
+    #[test]
+    fn what_fits_best_is_chosen() {
+        // Constrained Baseline and High, as libx264 writes them.
+        let baseline = [
+            0x01, 0x42, 0xc0, 0x15, 0xff, 0xe1, 0x00, 0x19, 0x67, 0x42, 0xc0, 0x15, 0xd9, 0x01, 0xb1, 0xfe, 0x4f, 0x01,
+            0x10, 0x00, 0x00, 0x03, 0x00, 0x10, 0x00, 0x00, 0x03, 0x03, 0x20, 0xf1, 0x62, 0xe4, 0x80, 0x01, 0x00, 0x05,
+            0x68, 0xcb, 0x83, 0xcb, 0x20,
+        ];
+        assert_eq!(chosen(&h264(&baseline)), Some((99, Some(100))));
+        let high = [
+            0x01, 0x64, 0x00, 0x1e, 0xff, 0xe1, 0x00, 0x1a, 0x67, 0x64, 0x00, 0x1e, 0xac, 0xd9, 0x40, 0xa0, 0x2f, 0xf9,
+            0x70, 0x11, 0x00, 0x00, 0x03, 0x00, 0x01, 0x00, 0x00, 0x03, 0x00, 0x32, 0x0f, 0x16, 0x2d, 0x96, 0x01, 0x00,
+            0x05, 0x68, 0xeb, 0xe3, 0xcb, 0x22,
+        ];
+        assert_eq!(chosen(&h264(&high)), Some((101, None)));
+        let sound = |codec| Track::audio(TrackId(1), codec, Audio { sample_rate_hz: 8000, channels: 1 });
+        assert_eq!((chosen(&sound(Codec::G711U)), chosen(&sound(Codec::G711A))), (Some((0, None)), None));
+        let vp9 = Track::new(TrackId(0), Codec::Vp9, bytes::Bytes::new()).unwrap();
+        assert_eq!(chosen(&vp9), None, "another profile");
+        let offer = Offer::parse(OFFER.as_bytes()).unwrap();
+        assert_eq!(
+            (offer.names(Kind::Video).as_str(), offer.names(Kind::Audio).as_str()),
+            ("VP8, H264, VP9", "PCMU, opus")
+        );
+        assert!(!offer.text.contains("candidate"));
+        assert_eq!(offer.first(Kind::Video, Codec::H264).map(|chosen| *chosen.payload_type), Some(99));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(lines in prop::collection::vec(prop_oneof![
+            Just("m=video 9 UDP/TLS/RTP/SAVPF 96 300 0".to_string()),
+            Just("a=rtpmap:96 H264/90000/9/9".to_string()),
+            Just("a=fmtp:96 profile-level-id=zzzzzz;apt=96;=;;packetization-mode=1".to_string()),
+            "[am]=[ -~]{0,40}",
+            "\\PC{0,20}",
+        ], 0..40), bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let text = format!("v=0\r\n{}\r\n", lines.join("\r\n"));
+            for body in [text.as_bytes(), &[text.as_bytes(), &bytes].concat(), &bytes] {
+                if let Ok(offer) = Offer::parse(body) {
+                    prop_assert!(offer.text.len() <= 3 * body.len());
+                    offer.names(Kind::Video);
+                    for codec in [Codec::H264, Codec::H265, Codec::Av1, Codec::Vp8, Codec::Vp9, Codec::Opus] {
+                        offer.first(codec.kind(), codec);
+                    }
+                    str0m::change::SdpOffer::from_sdp_string(&offer.text).ok();
+                }
+            }
+        }
+    }
+}

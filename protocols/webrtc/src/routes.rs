@@ -166,3 +166,75 @@ pub(crate) fn named(data: &[u8]) -> Option<&str> {
     let username = message.username()?;
     username.split_once(':').map(|(own, _)| own)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(name: &str) -> Vec<u8> {
+        let username = format!("{name}:other");
+        let padded = username.len().next_multiple_of(4);
+        let mut out = vec![0, 1, 0, (4 + padded + 8 + 24) as u8, 0x21, 0x12, 0xa4, 0x42];
+        out.extend([7; 12]);
+        out.extend([0, 6, 0, username.len() as u8]);
+        out.extend(username.as_bytes());
+        out.resize(20 + 4 + padded, 0);
+        // PRIORITY, and MESSAGE-INTEGRITY, which the session's agent checks.
+        out.extend([0, 0x24, 0, 4, 1, 2, 3, 4]);
+        out.extend([0, 8, 0, 20]);
+        out.extend([9; 20]);
+        out
+    }
+
+    fn datagram(port: u16, data: &[u8]) -> Datagram {
+        let path = Path { tcp: false, peer: SocketAddr::from(([127, 0, 0, 1], port)) };
+        Datagram { path, to: None, data: Bytes::copy_from_slice(data) }
+    }
+
+    #[test]
+    fn datagrams_find_their_session_by_name_and_then_by_path() {
+        let routes = Routes::default();
+        let (mut entry, mut inbox) = routes.enter("abcd");
+        assert!(!routes.pass(datagram(1, b"\x80media")) && !routes.pass(datagram(1, &request("efgh"))));
+        assert!(routes.pass(datagram(1, &request("abcd"))) && inbox.try_recv().is_ok());
+        // A request alone opens no path for anything else: its checksum is not looked at here.
+        assert!(!routes.pass(datagram(1, b"\x80media")));
+        entry.bind(datagram(1, b"").path);
+        assert!(routes.pass(datagram(1, b"\x80media")) && inbox.try_recv().is_ok());
+        // Another session at the same path, and the end of the first, which does not take the path with it.
+        let (mut other, mut others) = routes.enter("wxyz");
+        other.bind(datagram(1, b"").path);
+        drop(entry);
+        assert!(routes.pass(datagram(1, b"\x80media")) && others.try_recv().is_ok());
+        assert!(!routes.pass(datagram(2, &request("abcd"))));
+        drop(other);
+        assert!(routes.table().paths.is_empty() && routes.table().names.is_empty());
+        assert_eq!(routes.figures(), (5, 0));
+    }
+
+    #[test]
+    fn paths_and_datagrams_of_a_session_are_bounded() {
+        let routes = Routes::default();
+        let (mut entry, _inbox) = routes.enter("abcd");
+        (0..100).for_each(|port| entry.bind(datagram(port, b"").path));
+        assert_eq!(routes.table().paths.len(), PATHS);
+        (0..2 * WAITING).for_each(|_| assert!(routes.pass(datagram(99, b"x"))));
+        assert_eq!(routes.figures(), (0, WAITING as u64));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..120), cookie: bool) {
+            let mut bytes = bytes;
+            if cookie && bytes.len() >= 8 {
+                bytes[..8].copy_from_slice(&[0, 1, 0, 60, 0x21, 0x12, 0xa4, 0x42]);
+            }
+            named(&bytes);
+            let mut cut = request("abcd");
+            cut.truncate(bytes.len());
+            named(&cut);
+        }
+    }
+}

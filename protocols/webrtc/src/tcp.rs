@@ -25,7 +25,7 @@ const UNSENT_BYTES: u32 = 64 << 10;
 pub fn begins_ice(seen: &[u8]) -> Option<bool> {
     let looks = |at: usize, fits: fn(u8) -> bool| seen.get(at).is_none_or(|byte| fits(*byte));
     let cookie = [0x21, 0x12, 0xa4, 0x42];
-    let is_possible = looks(0, |high| high < 8)
+    let is_possible = looks(0, |high| high < 2)
         && looks(2, |kind| kind == 0)
         && looks(3, |kind| kind == 1)
         && cookie.iter().enumerate().all(|(at, byte)| seen.get(6 + at).is_none_or(|seen| seen == byte));
