@@ -64,6 +64,19 @@ async fn chromium_hears_aac_and_needs_no_port_but_the_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_asks_for_pictures_hears_a_stream_that_has_none() {
+    let test = "a_page_that_asks_for_pictures_hears_a_stream_that_has_none";
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", Script::of(None, AudioChoice::Aac));
+    node.until_live("live/a").await;
+    let url = node.url("http", "/whep/live/a");
+    let Some(played) = browse(test, "whep.mjs", &node, &[&url, "udp"]).await else { return };
+    assert_eq!((&played["status"], &played["state"]), (&201.into(), &"connected".into()), "{played}");
+    assert_eq!(played["audio"]["codec"], "audio/opus", "{played}");
+    assert!(played["audio"]["samples"].as_u64().unwrap() > SECONDS * 40_000, "{played}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_lost_on_the_way_is_sent_again() {
     let test = "what_is_lost_on_the_way_is_sent_again";
     let node = TestNode::start("");

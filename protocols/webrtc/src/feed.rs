@@ -22,8 +22,8 @@ const KEPT_BYTES: usize = 8 << 20;
 const KEPT_UNITS: usize = 1024;
 /// A source is asked for a key frame so often at the most.
 const ASK: Duration = Duration::from_millis(500);
-/// Where the clock of the media and ours are further apart than this they are tied anew.
-const APART: Duration = Duration::from_millis(500);
+/// Where the clock of the media is behind ours by more than this they are tied anew. It is never before ours: what is there has been made.
+const APART: Duration = Duration::from_secs(5);
 
 /// A frame, cut.
 #[derive(Debug)]
@@ -92,6 +92,30 @@ impl Sent {
 #[derive(Clone, Default)]
 pub(crate) struct Feeds(Arc<Mutex<HashMap<StreamName, Arc<Feed>>>>);
 
+/// A feed that runs: dropping it, however it came to that, closes it.
+struct Open {
+    feeds: Feeds,
+    stream: StreamName,
+    feed: Arc<Feed>,
+    over: Over,
+}
+
+impl Open {
+    fn close(mut self, over: Over) {
+        self.over = over;
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut table = self.feeds.table();
+        self.feed.close(self.over.clone());
+        if table.get(&self.stream).is_some_and(|known| Arc::ptr_eq(known, &self.feed)) {
+            table.remove(&self.stream);
+        }
+    }
+}
+
 /// One stream's.
 pub(crate) struct Feed {
     state: Mutex<State>,
@@ -143,12 +167,16 @@ impl Feeds {
 
     /// A seat at the feed of a stream, which is begun where there is none.
     pub(crate) fn join(&self, hub: &Hub, stream: &StreamName, admission: &Admission) -> Seat {
+        if let Some(seat) = self.table().get(stream).and_then(Feed::seat) {
+            return seat;
+        }
+        let (units, _) = broadcast::channel(BEHIND);
+        // Looks for decoders, which is nothing to do while others wait for the table.
+        let sent = Sent::of(&admission.tracks());
         let mut table = self.table();
         if let Some(seat) = table.get(stream).and_then(Feed::seat) {
             return seat;
         }
-        let (units, _) = broadcast::channel(BEHIND);
-        let sent = Sent::of(&admission.tracks());
         let state = State { sent, cache: VecDeque::new(), cached_bytes: 0, units: Some(units), end: None };
         let feed = Arc::new(Feed {
             state: Mutex::new(state),
@@ -158,14 +186,11 @@ impl Feeds {
         });
         table.insert(stream.clone(), feed.clone());
         let (feeds, stream, mut reader) = (self.clone(), stream.clone(), admission.reader());
-        let own = feed.clone();
+        let open = Open { feeds, stream, feed: feed.clone(), over: Over::Ended };
         hub.spawn(async move {
+            let own = open.feed.clone();
             let over = Worker::new(&own).run(&mut reader).await;
-            let mut table = feeds.table();
-            own.close(over);
-            if table.get(&stream).is_some_and(|known| Arc::ptr_eq(known, &own)) {
-                table.remove(&stream);
-            }
+            open.close(over);
         });
         Seat(feed)
     }
@@ -326,6 +351,10 @@ impl<'a> Worker<'a> {
         let (mut packets, mut bytes) = (Vec::new(), 0);
         cutter.cut(frame, PAYLOAD_BYTES, &mut |payload| {
             let data = payload.parts.concat();
+            // Sound that is not cut, and would not fit into what carries it.
+            if data.len() > PAYLOAD_BYTES {
+                return;
+            }
             bytes += data.len();
             packets.push(Packet { payload: data.into(), marker: payload.marker, ticks: payload.ticks });
         });
@@ -360,7 +389,7 @@ impl<'a> Worker<'a> {
         let distance = Duration::from_micros((pts - of).micros().unsigned_abs());
         let due = if pts >= of { at.checked_add(distance) } else { at.checked_sub(distance) };
         let due = due.unwrap_or(now);
-        if due.saturating_duration_since(now).max(now.saturating_duration_since(due)) > APART {
+        if due > now || now.saturating_duration_since(due) > APART {
             self.tied = Some((pts, now));
             return now;
         }
@@ -370,19 +399,20 @@ impl<'a> Worker<'a> {
 
 /// Returns when a key frame is wanted and may be asked for.
 async fn wanted(wanted: &Notify, asked: Option<Instant>) {
-    wanted.notified().await;
+    // In this order: what was taken out of the bell is not put back where another thing comes first.
     if let Some(asked) = asked {
         tokio::time::sleep_until(asked + ASK).await;
     }
+    wanted.notified().await;
 }
 
 impl State {
     fn push(&mut self, unit: Unit) {
-        let has_video = self.sent.video.is_some();
-        if unit.key || !has_video {
+        if unit.key {
             self.forget();
         }
-        let is_kept = has_video && (unit.key || !self.cache.is_empty());
+        // Sound begins with what is live.
+        let is_kept = unit.kind == Kind::Video && (unit.key || !self.cache.is_empty());
         let unit = Arc::new(unit);
         if is_kept {
             self.cached_bytes += unit.bytes;

@@ -5,6 +5,7 @@
 //! (RFC 8445 2.5): who wants something finds us. Frames are cut into payloads once for all viewers of a stream ([`feed`]).
 #![forbid(unsafe_code)]
 
+mod crowd;
 mod feed;
 mod link;
 mod offer;

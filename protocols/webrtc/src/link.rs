@@ -14,8 +14,10 @@ use crate::udp::Udp;
 
 /// Most bytes that go to the kernel at once (its own limit is 64 KiB).
 const BURST_BYTES: usize = 60 << 10;
-/// Peers whose way in is remembered.
+/// Addresses of one peer.
 const PEERS: usize = 32;
+/// Packets of a burst.
+const ROOM: usize = 128;
 
 /// A peer and how to reach it.
 pub(crate) struct Link {
@@ -25,8 +27,13 @@ pub(crate) struct Link {
     pub(crate) inbox: mpsc::Receiver<Datagram>,
     /// What we said where we are: the agent is told that datagrams came there, wherever they did, for a router may have sent them on.
     own: Vec<SocketAddr>,
-    /// To which address of ours each peer sent, so that answers come from there.
-    came_to: HashMap<SocketAddr, IpAddr>,
+    /// The addresses that the peer has sent from, each with the address of ours to which that was, so that answers come from there.
+    peers: HashMap<SocketAddr, Option<IpAddr>>,
+    /// Where keys were agreed upon, so somebody is there who wants this. A request for another address has the right checksum, but its source
+    /// may be a lie (RFC 8445 has the other side check it, which an agent that is lite does not).
+    proven: Option<IpAddr>,
+    /// The last address that something else than ICE went to, and whether by TCP.
+    sent_to: Option<Path>,
     burst: Burst,
     refused: u64,
 }
@@ -50,15 +57,29 @@ impl Link {
         inbox: mpsc::Receiver<Datagram>,
         own: Vec<SocketAddr>,
     ) -> Link {
-        Link { rtc, udp, entry, inbox, own, came_to: HashMap::new(), burst: Burst::default(), refused: 0 }
+        Link {
+            rtc,
+            udp,
+            entry,
+            inbox,
+            own,
+            peers: HashMap::new(),
+            proven: None,
+            sent_to: None,
+            burst: Burst::default(),
+            refused: 0,
+        }
     }
 
     /// Takes what came. What is wrong with it is counted, and nobody is told (security.md S21).
     pub(crate) fn take(&mut self, datagram: &Datagram) {
         let Path { tcp, peer } = datagram.path;
-        if let Some(to) = datagram.to.filter(|_| self.came_to.len() < PEERS || self.came_to.contains_key(&peer)) {
-            self.came_to.insert(peer, to);
+        // More addresses than a peer has: the agent would keep them all.
+        if self.peers.len() >= PEERS && !self.peers.contains_key(&peer) {
+            self.refused += 1;
+            return;
         }
+        self.peers.insert(peer, datagram.to);
         let Ok(contents) = DatagramRecv::try_from(&datagram.data[..]) else {
             self.refused += 1;
             return;
@@ -96,6 +117,14 @@ impl Link {
         // We speak to those alone whose requests had the right checksum.
         self.entry.bind(Path { tcp, peer });
         let data: Vec<u8> = transmit.contents.into();
+        // All but ICE itself, whose first two bits and the next five are 0 (RFC 7983 7).
+        if data.first().is_some_and(|first| *first > 3) {
+            if self.proven.is_some_and(|proven| proven != peer.ip()) {
+                self.refused += 1;
+                return;
+            }
+            self.sent_to = Some(Path { tcp, peer });
+        }
         if tcp {
             self.entry.routes().write(peer, Bytes::from(data));
             return;
@@ -117,12 +146,28 @@ impl Link {
         burst.count += 1;
     }
 
+    /// Keys are agreed upon: from now on media goes to where that was.
+    pub(crate) fn prove(&mut self) {
+        self.proven = self.sent_to.map(|path| path.peer.ip());
+    }
+
+    /// Whether somebody with the right checksum has been heard.
+    pub(crate) fn is_found(&self) -> bool {
+        self.entry.is_bound()
+    }
+
+    /// Whether a burst would be taken: by TCP it waits in a queue that has an end.
+    pub(crate) fn has_room(&self) -> bool {
+        self.sent_to.is_none_or(|path| !path.tcp || self.entry.routes().room(path.peer) >= ROOM)
+    }
+
     /// Gives to the kernel what waits to go.
     pub(crate) fn flush(&mut self) {
         let burst = &mut self.burst;
         if let (Some(to), Some(udp)) = (burst.to.take(), &self.udp) {
-            let from = self.came_to.get(&to).copied();
+            let from = self.peers.get(&to).copied().flatten();
             if let Err(why) = udp.send(to, from, &burst.data, burst.size) {
+                self.entry.routes().count_lost(burst.count);
                 tracing::trace!(%to, %why, bytes = burst.data.len(), "datagrams were lost on the way to the kernel");
             }
         }

@@ -10,8 +10,10 @@ use thiserror::Error;
 
 /// Largest offer. Browsers send 3 to 12 KiB.
 pub(crate) const MAX_BYTES: usize = 128 << 10;
-/// Most lines that are looked at.
-const LINES: usize = 4096;
+/// Most lines, media and payload types of all media: a browser's has 250, 3 and 60.
+const LINES: usize = 1500;
+const MEDIA: usize = 16;
+const CODECS: usize = 256;
 
 /// Why an offer is none.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub(crate) enum OfferError {
     Large,
     #[error("the offer is no SDP: it does not begin with v=0")]
     NoSdp,
+    #[error("the offer has more lines, media or codecs than any browser's")]
+    Long,
     #[error("the offer has no media (m=) of audio or video")]
     NoMedia,
 }
@@ -62,9 +66,15 @@ impl Offer {
         // Where the codecs of this media begin, and (payload type, payload type that it repeats).
         let (mut from, mut repeats): (usize, Vec<(u8, u8)>) = (0, Vec::new());
         let mut has_media = false;
-        for line in body.lines().map(str::trim_end).filter(|line| !line.is_empty()).take(LINES) {
+        let (mut lines, mut media_lines) = (0, 0);
+        for line in body.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
             if line.starts_with("a=candidate") || line == "a=end-of-candidates" {
                 continue;
+            }
+            lines += 1;
+            media_lines += usize::from(line.starts_with("m="));
+            if lines > LINES || media_lines > MEDIA || codecs.len() > CODECS || repeats.len() > CODECS {
+                return Err(OfferError::Long);
             }
             text.push_str(line);
             text.push_str("\r\n");
@@ -84,7 +94,9 @@ impl Offer {
                         8 => "PCMA",
                         _ => continue,
                     };
-                    codecs.extend(kind.map(|kind| offered(kind, number, fixed, 8000, None)));
+                    if codecs.iter().skip(from).all(|known| known.payload_type != number) {
+                        codecs.extend(kind.map(|kind| offered(kind, number, fixed, 8000, None)));
+                    }
                 }
             } else if let (Some(kind), Some(map)) = (kind, line.strip_prefix("a=rtpmap:")) {
                 let Some((number, encoding)) = map.split_once(' ') else { continue };
@@ -147,6 +159,10 @@ fn offered(kind: Kind, payload_type: u8, name: &str, clock_hz: u32, channels: Op
 /// Says of each codec what its retransmissions are.
 fn settle(codecs: &mut [Offered], from: usize, repeats: &mut Vec<(u8, u8)>) {
     for (number, repeated) in repeats.drain(..) {
+        let is_rtx = |codec: &Offered| codec.payload_type == number && codec.name.eq_ignore_ascii_case("rtx");
+        if !codecs.iter().skip(from).any(is_rtx) {
+            continue;
+        }
         if let Some(codec) = codecs.iter_mut().skip(from).find(|codec| codec.payload_type == repeated) {
             codec.rtx.get_or_insert(number);
         }
@@ -177,7 +193,8 @@ impl Offered {
             Codec::G711U => ("PCMU", 8000),
             Codec::Aac | Codec::Mp3 => return false,
         };
-        self.name.eq_ignore_ascii_case(name) && self.clock_hz == clock_hz
+        // Seven bits (RFC 3550 5.1).
+        self.payload_type < 128 && self.name.eq_ignore_ascii_case(name) && self.clock_hz == clock_hz
     }
 
     fn parameter(&self, name: &str) -> Option<&str> {
@@ -243,7 +260,7 @@ impl Offered {
         };
         Chosen {
             payload_type: self.payload_type.into(),
-            rtx: self.rtx.map(Pt::from),
+            rtx: self.rtx.filter(|rtx| *rtx < 128).map(Pt::from),
             codec,
             clock_hz: self.clock_hz,
             channels: self.channels,
@@ -304,6 +321,11 @@ mod tests {
             ("VP8, H264, VP9", "PCMU, opus")
         );
         assert!(!offer.text.contains("candidate"));
+        let numbers = format!("v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF{}\r\n", " 0".repeat(20_000));
+        assert_eq!(Offer::parse(numbers.as_bytes()).unwrap().codecs.len(), 1);
+        for long in ["m=video 9 x 96\r\n".repeat(17), "a=x\r\n".repeat(1_600)] {
+            assert_eq!(Offer::parse(format!("v=0\r\n{long}").as_bytes()), Err(OfferError::Long));
+        }
         assert_eq!(offer.first(Kind::Video, Codec::H264).map(|chosen| *chosen.payload_type), Some(99));
     }
 

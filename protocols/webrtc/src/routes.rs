@@ -114,6 +114,16 @@ impl Routes {
         }
     }
 
+    /// How many packets the connection of this peer still takes.
+    pub(crate) fn room(&self, peer: SocketAddr) -> usize {
+        self.table().connections.get(&peer).map_or(0, mpsc::Sender::capacity)
+    }
+
+    /// Datagrams were lost on the way out.
+    pub(crate) fn count_lost(&self, datagrams: usize) {
+        self.0.lost.fetch_add(datagrams as u64, Ordering::Relaxed);
+    }
+
     /// How many datagrams were nobody's, and how many were lost because somebody was too slow.
     pub(crate) fn figures(&self) -> (u64, u64) {
         (self.0.strange.load(Ordering::Relaxed), self.0.lost.load(Ordering::Relaxed))
@@ -132,6 +142,11 @@ impl Entry {
         }
         self.paths.push(path);
         table.paths.insert(path, self.inbox.clone());
+    }
+
+    /// Whether a path leads to it.
+    pub(crate) fn is_bound(&self) -> bool {
+        !self.paths.is_empty()
     }
 
     pub(crate) fn routes(&self) -> &Routes {
@@ -211,7 +226,7 @@ mod tests {
         assert!(!routes.pass(datagram(2, &request("abcd"))));
         drop(other);
         assert!(routes.table().paths.is_empty() && routes.table().names.is_empty());
-        assert_eq!(routes.figures(), (5, 0));
+        assert_eq!(routes.figures(), (4, 0));
     }
 
     #[test]

@@ -25,6 +25,7 @@ use str0m::{Candidate, RtcConfig};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::crowd::{Crowd, Place};
 use crate::feed::{Feeds, Over, Sent};
 use crate::link::Link;
 use crate::offer::{MAX_BYTES, Offer};
@@ -57,7 +58,20 @@ struct Inner {
     certificate: Option<DtlsCert>,
     crypto: Arc<str0m::crypto::CryptoProvider>,
     sessions: Mutex<HashMap<String, CancellationToken>>,
+    crowd: Crowd,
     silence: Duration,
+}
+
+/// The entry of a session; dropping it, however it came to that, takes it out.
+struct Open {
+    webrtc: WebRtc,
+    id: String,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.webrtc.sessions().remove(&self.id);
+    }
 }
 
 /// What goes wrong, with what to tell: status, a stable word, a sentence.
@@ -81,6 +95,7 @@ impl WebRtc {
             certificate,
             crypto,
             sessions: Mutex::default(),
+            crowd: Crowd::default(),
             silence,
         }))
     }
@@ -142,14 +157,16 @@ impl WebRtc {
         seat.check().await.map_err(|over| unplayable(&over, stream))?;
         let sent = seat.sent();
         let lines = lines(&sent, &offer)?;
+        let waiting = Some(self.crowd(remote)?);
         let (link, answer) = self.link(&offer, &lines, &sender)?;
-        let (id, closed) = self.enter()?;
-        let player = Player { link, session: admission.into_session(), seat, lines, closed };
-        let (hub, webrtc, own_id) = (inner.gate.hub().clone(), self.clone(), id.clone());
+        let (open, closed) = self.enter()?;
+        let id = open.id.clone();
+        let player = Player { link, session: admission.into_session(), seat, lines, closed, waiting };
+        let hub = inner.gate.hub().clone();
         tracing::info!(%stream, remote = %remote.address, session = player.session.figures().id, "WebRTC viewer");
         inner.gate.hub().spawn(async move {
             player.run(hub).await;
-            webrtc.sessions().remove(&own_id);
+            drop(open);
         });
         Ok(self.created(answer, &id, remote, http))
     }
@@ -174,16 +191,20 @@ impl WebRtc {
         }
         let sender = Sender::of_http(remote, &http.headers, &http.uri, http.version);
         let ask = sender.ask(Action::Publish, stream, http.uri.query().unwrap_or_default(), PROTOCOL);
-        let publisher = inner.gate.publish(&ask).await;
-        let publisher = publisher.map_err(|why| Fault(why.status(), why.kind(), why.to_string()))?;
+        let refused = |why: culvert_hub::Refusal| Fault(why.status(), why.kind(), why.to_string());
+        // An offer that is good for nothing ends nobody's stream.
+        inner.gate.may(&ask).await.map_err(refused)?;
+        let waiting = Some(self.crowd(remote)?);
         let (link, answer) = self.link(&offer, &lines, &sender)?;
-        let (id, closed) = self.enter()?;
-        let source = Source { link, publisher, lines, closed, silence: inner.silence };
-        let (hub, webrtc, own_id) = (inner.gate.hub().clone(), self.clone(), id.clone());
+        let (open, closed) = self.enter()?;
+        let id = open.id.clone();
+        let publisher = inner.gate.publish(&ask).await.map_err(refused)?;
+        let source = Source { link, publisher, lines, closed, waiting, silence: inner.silence };
+        let hub = inner.gate.hub().clone();
         tracing::info!(%stream, remote = %remote.address, "WebRTC publisher");
         inner.gate.hub().spawn(async move {
             source.run(hub).await;
-            webrtc.sessions().remove(&own_id);
+            drop(open);
         });
         Ok(self.created(answer, &id, remote, http))
     }
@@ -191,6 +212,12 @@ impl WebRtc {
     /// A peer that made this offer, and our answer: these lines of it and no others.
     fn link(&self, offer: &Offer, lines: &[Line], sender: &Sender<'_>) -> Result<(Link, String), Fault> {
         let inner = &self.0;
+        let mut types: Vec<_> =
+            lines.iter().flat_map(|line| [Some(line.chosen.payload_type), line.chosen.rtx]).flatten().collect();
+        types.sort_unstable();
+        if types.windows(2).any(|pair| pair.first() == pair.last()) {
+            return Err(Fault(400, "bad-offer", "the offer has one payload type for two codecs".into()));
+        }
         let mut config = self.config();
         choose(config.codec_config(), lines);
         let mut rtc = config.build(std::time::Instant::now());
@@ -205,15 +232,21 @@ impl WebRtc {
         let bad = |why: String| Fault(400, "bad-offer", format!("the offer cannot be answered: {why}"));
         let parsed = SdpOffer::from_sdp_string(&offer.text).map_err(|why| bad(why.to_string()))?;
         let answer = rtc.sdp_api().accept_offer(parsed).map_err(|why| bad(why.to_string()))?;
-        Ok((Link::new(rtc, inner.udp.clone(), entry, inbox, own), answer.to_sdp_string()))
+        Ok((Link::new(rtc, inner.udp.clone(), entry, inbox, own), placed(&answer.to_sdp_string())))
+    }
+
+    /// A place among those of this address that are not connected yet.
+    fn crowd(&self, remote: &Remote) -> Result<Place, Fault> {
+        let what = "too many players and publishers of this address have posted an offer and are not connected; wait until they are";
+        self.0.crowd.enter(remote.address.ip()).ok_or_else(|| Fault(429, "too-many", what.into()))
     }
 
     /// A session that its peer may end.
-    fn enter(&self) -> Result<(String, CancellationToken), Fault> {
+    fn enter(&self) -> Result<(Open, CancellationToken), Fault> {
         let id = random().ok_or_else(|| Fault(500, "no-random", "the system gives no random bytes".into()))?;
         let closed = CancellationToken::new();
         self.sessions().insert(id.clone(), closed.clone());
-        Ok((id, closed))
+        Ok((Open { webrtc: self.clone(), id }, closed))
     }
 
     /// The answer to an offer, as RFC 9725 4.2 has it.
@@ -292,6 +325,38 @@ fn unplayable(over: &Over, stream: &StreamName) -> Fault {
             Fault(406, "b-frames", what)
         }
     }
+}
+
+/// The answer with its candidates where a browser looks for them: str0m puts them into the first section, which may be one that is rejected
+/// (its port is 0, RFC 8829 5.3.1) and is then not looked at.
+fn placed(answer: &str) -> String {
+    let is_media = |line: &&str| line.starts_with("m=");
+    let is_rejected = |line: &str| line.split(' ').nth(1) == Some("0");
+    let lines: Vec<&str> = answer.lines().collect();
+    if !lines.iter().find(|line| is_media(line)).is_some_and(|first| is_rejected(first)) {
+        return answer.to_string();
+    }
+    let is_candidate = |line: &&str| line.starts_with("a=candidate:") || *line == "a=end-of-candidates";
+    let (candidates, others): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(is_candidate);
+    let mut out = String::with_capacity(answer.len());
+    let (mut is_here, mut left) = (false, Some(candidates));
+    let mut put = |line: &str| {
+        out.push_str(line);
+        out.push_str("\r\n");
+    };
+    for line in others {
+        if line.starts_with("m=") {
+            if is_here {
+                left.take().into_iter().flatten().for_each(&mut put);
+            }
+            is_here = !is_rejected(line);
+        }
+        put(line);
+    }
+    if is_here {
+        left.take().into_iter().flatten().for_each(&mut put);
+    }
+    out
 }
 
 /// By UDP, and by TCP for who comes to us.
@@ -386,4 +451,20 @@ async fn preflight() -> Response {
     set(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, If-Match");
     set(HeaderName::from_static("accept-post"), SDP);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_are_where_something_is_agreed_upon() {
+        let answer = |first: &str, second: &str| {
+            format!("v=0\r\n{first}\r\na=mid:0\r\na=candidate:1 x\r\na=end-of-candidates\r\n{second}\r\na=mid:1\r\n")
+        };
+        let good = answer("m=video 9 x 96", "m=audio 9 x 111");
+        assert_eq!(placed(&good), good);
+        let moved = "v=0\r\nm=video 0 x 96\r\na=mid:0\r\nm=audio 9 x 111\r\na=mid:1\r\na=candidate:1 x\r\na=end-of-candidates\r\n";
+        assert_eq!(placed(&answer("m=video 0 x 96", "m=audio 9 x 111")), moved);
+    }
 }

@@ -50,15 +50,25 @@ pub(crate) async fn serve(conn: Conn, routes: Routes, stranger: impl Send + 'sta
         tracing::debug!(%peer, "closed: ICE for nobody here");
         return;
     }
-    drop(stranger);
     let reading = async {
         while let Ok(Some(data)) = timeout(SILENCE, packet(&mut read)).await {
-            pass(&routes, peer, data);
+            // Its session is over, or has more connections than anybody needs.
+            if !pass(&routes, peer, data) {
+                return;
+            }
         }
     };
     let writing = async {
         let mut packets = Vec::with_capacity(TOGETHER);
         let mut out = Vec::new();
+        // The session's agent answers who has the right checksum, and nobody else: until then it is a stranger.
+        let Ok(Some(first)) = timeout(patience, unwritten.recv()).await else { return };
+        packets.push(first);
+        frame(&mut packets, &mut out);
+        if !matches!(timeout(STUCK, write.write_all(&out)).await, Ok(Ok(()))) {
+            return;
+        }
+        drop(stranger);
         while unwritten.recv_many(&mut packets, TOGETHER).await > 0 {
             out.clear();
             frame(&mut packets, &mut out);

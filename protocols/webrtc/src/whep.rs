@@ -13,12 +13,15 @@ use str0m::{Event, IceConnectionState, RtcError};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::crowd::Place;
 use crate::feed::{Heard, Live, Over, Seat, Unit};
 use crate::link::Link;
 use crate::offer::Chosen;
 
-/// How long a peer may take to find us and to agree on keys.
+/// How long a peer may take to agree on keys.
 pub(crate) const CONNECT: Duration = Duration::from_secs(30);
+/// And to find us.
+pub(crate) const FIND: Duration = Duration::from_secs(10);
 /// A viewer begins with what is cached, which may be megabytes: so much goes at once, and then nothing for so long (128 Mbit/s).
 const BURST_BYTES: usize = 48 << 10;
 const PAUSE: Duration = Duration::from_millis(3);
@@ -30,7 +33,7 @@ const AGAIN: usize = 1024;
 const AGAIN_TIME: Duration = Duration::from_millis(1000);
 const AGAIN_RATIO: f32 = 0.25;
 /// Pictures of the cached group are shown so fast: a player shows what came last, and not what was before it.
-const FAST: Time = Time::from_millis(1);
+const FAST_MS: u32 = 1;
 
 /// A track on its way.
 #[derive(Debug)]
@@ -66,6 +69,17 @@ pub(crate) struct Player {
     pub(crate) seat: Seat,
     pub(crate) lines: Vec<Line>,
     pub(crate) closed: CancellationToken,
+    pub(crate) waiting: Option<Place>,
+}
+
+/// What is still to be sent of a unit.
+struct Waiting {
+    unit: Arc<Unit>,
+    /// When it is shown, by the stream's timeline and by our clock.
+    pts: Time,
+    shown: Instant,
+    /// The first packet that has not been sent.
+    next: usize,
 }
 
 /// What goes on while it runs.
@@ -75,12 +89,13 @@ struct Run<'a> {
     seat: &'a Seat,
     lines: &'a [Line],
     closed: &'a CancellationToken,
+    /// Its place among those of its address that are not connected yet.
+    waiting: &'a mut Option<Place>,
     video: Option<Out>,
     audio: Option<Out>,
     is_connected: bool,
     live: Option<Live>,
-    /// What is still to be sent, with its presentation time.
-    backlog: VecDeque<(Arc<Unit>, Time)>,
+    backlog: VecDeque<Waiting>,
     /// Pictures are passed over until a key frame comes.
     waits: bool,
     events: Vec<Event>,
@@ -118,6 +133,7 @@ impl Player {
             seat: &self.seat,
             lines: &self.lines,
             closed: &self.closed,
+            waiting: &mut self.waiting,
         };
         let why = match run.run(&hub).await {
             Ended::Rtc(why) => why.to_string(),
@@ -142,7 +158,7 @@ impl Run<'_> {
     }
 
     async fn turn(&mut self, hub: &Hub) -> Result<Ended, Ended> {
-        let deadline = Instant::now() + CONNECT;
+        let (deadline, unfound) = (Instant::now() + CONNECT, Instant::now() + FIND);
         let mut pause: Option<Instant> = None;
         let closed = closed(self.session, self.closed, hub);
         tokio::pin!(closed);
@@ -153,11 +169,12 @@ impl Run<'_> {
                     pause = self.send_backlog()?.then(|| Instant::now() + PAUSE);
                     due = self.settle()?;
                 }
-            } else if Instant::now() >= deadline {
+            } else if Instant::now() >= if self.link.is_found() { deadline } else { unfound } {
                 return Err(Ended::Lost("the peer did not find this node: see docs, WebRTC, \"which ports\""));
             }
             self.link.flush();
-            let wake = if self.is_connected { due } else { due.min(deadline) };
+            let wake =
+                if self.is_connected { due } else { due.min(if self.link.is_found() { deadline } else { unfound }) };
             let wake = pause.map_or(wake, |pause| pause.min(wake));
             tokio::select! {
                 datagram = self.link.inbox.recv() => match datagram {
@@ -197,6 +214,8 @@ impl Run<'_> {
             Event::MediaAdded(media) => self.add(media.mid),
             Event::Connected => {
                 self.is_connected = true;
+                self.link.prove();
+                self.waiting.take();
                 let (cached, live) = self.seat.begin().map_err(Ended::Over)?;
                 self.live = Some(live);
                 self.begin(cached);
@@ -226,15 +245,16 @@ impl Run<'_> {
 
     /// Begins with what is cached: pictures alone, shown fast, so that the newest is there at once; sound begins with what is live.
     fn begin(&mut self, cached: Vec<Arc<Unit>>) {
-        self.waits = self.video.is_some();
+        self.waits = self.has_video();
         let pictures: Vec<_> = cached.into_iter().filter(|unit| unit.kind == Kind::Video).collect();
-        let last = pictures.last().map(|unit| unit.pts);
+        let last = pictures.last().map(|unit| (unit.pts, unit.shown));
         let behind = pictures.len();
-        if let Some(last) = last {
+        if let Some((last, newest)) = last {
             for (at, unit) in pictures.into_iter().enumerate() {
-                let before = i64::try_from(behind - 1 - at).unwrap_or(i64::MAX);
-                let shown = last - Time::from_micros(FAST.micros().saturating_mul(before));
-                self.backlog.push_back((unit, shown));
+                let before = u32::try_from(behind - 1 - at).unwrap_or(u32::MAX).saturating_mul(FAST_MS);
+                let pts = last - Time::from_millis(before.into());
+                let shown = newest.checked_sub(Duration::from_millis(before.into())).unwrap_or(newest);
+                self.backlog.push_back(Waiting { unit, pts, shown, next: 0 });
             }
             self.waits = false;
         } else if self.waits {
@@ -252,43 +272,51 @@ impl Run<'_> {
             }
             self.waits = false;
         }
-        let shown = unit.pts;
-        self.backlog.push_back((unit, shown));
+        let (pts, shown) = (unit.pts, unit.shown);
+        self.backlog.push_back(Waiting { unit, pts, shown, next: 0 });
+    }
+
+    /// Whether pictures are among what was agreed upon.
+    fn has_video(&self) -> bool {
+        self.lines.iter().any(|line| line.kind == Kind::Video)
     }
 
     /// Goes on at the next key frame.
     fn wait(&mut self) {
-        self.backlog.retain(|(unit, _)| unit.kind == Kind::Audio);
+        self.backlog.retain(|waiting| waiting.unit.kind == Kind::Audio);
         self.backlog.truncate(BACKLOG / 2);
-        self.waits = self.video.is_some();
+        self.waits = self.has_video();
         self.seat.want_key_frame();
     }
 
     /// Sends what waits. True: there is more, a little later.
     fn send_backlog(&mut self) -> Result<bool, Ended> {
         let mut bytes = 0;
-        while let Some((unit, shown)) = self.backlog.pop_front() {
+        while let Some(mut waiting) = self.backlog.pop_front() {
+            let unit = waiting.unit.clone();
             let out = if unit.kind == Kind::Video { &mut self.video } else { &mut self.audio };
             let Some(out) = out else { continue };
-            let time = wrapped(shown.to_ticks(out.clock_hz));
-            for packet in &unit.packets {
+            let time = wrapped(waiting.pts.to_ticks(out.clock_hz));
+            for packet in unit.packets.iter().skip(waiting.next) {
+                if bytes >= BURST_BYTES || !self.link.has_room() {
+                    self.backlog.push_front(waiting);
+                    return Ok(true);
+                }
                 let mut api = self.link.rtc.direct_api();
                 let Some(stream) = api.stream_tx_by_mid(out.mid, None) else { break };
                 let time = time.wrapping_add(packet.ticks);
-                let wallclock = unit.shown.into_std();
+                let wallclock = waiting.shown.into_std();
                 let write =
                     RtpWrite::new(out.payload_type, out.sequence.into(), time, wallclock, packet.payload.clone());
                 let video = unit.kind == Kind::Video;
                 stream.write_rtp(write.marker(packet.marker).nackable(video).ext_vals(at_once(video)));
                 out.sequence += 1;
                 self.link.drain(&mut self.events)?;
+                bytes += packet.payload.len();
+                waiting.next += 1;
             }
-            bytes += unit.bytes;
             self.session.figures().count(unit.bytes as u64, 1);
             self.session.figures().set_sent(unit.pts);
-            if bytes >= BURST_BYTES {
-                return Ok(!self.backlog.is_empty());
-            }
         }
         Ok(false)
     }

@@ -14,9 +14,10 @@ use str0m::{Event, IceConnectionState};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::crowd::Place;
 use crate::link::Link;
 use crate::offer::Offer;
-use crate::whep::{CONNECT, Ended, Line};
+use crate::whep::{CONNECT, Ended, FIND, Line};
 
 /// Browsers make key frames when they are asked for them, and otherwise hardly ever; so that whoever comes later can begin, they are asked so often.
 const KEY_FRAMES: Duration = Duration::from_millis(2000);
@@ -24,6 +25,8 @@ const KEY_FRAMES: Duration = Duration::from_millis(2000);
 const ASK: Duration = Duration::from_millis(500);
 /// How often layers of a simulcast are compared.
 const COMPARE: Duration = Duration::from_secs(1);
+/// How long a packet is waited for that was asked for again.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Whom a report is from.
 const CNAME: &str = "whip";
 
@@ -62,6 +65,7 @@ pub(crate) struct Source {
     pub(crate) publisher: Publisher,
     pub(crate) lines: Vec<Line>,
     pub(crate) closed: CancellationToken,
+    pub(crate) waiting: Option<Place>,
     /// How long it may bring nothing.
     pub(crate) silence: Duration,
 }
@@ -119,6 +123,8 @@ impl Source {
     /// Receives until one of both goes.
     pub(crate) async fn run(mut self, hub: Hub) {
         let receiver = Receiver::new(Moment::now(), self.lines.iter().map(media).collect());
+        // What is lost is asked for again, and comes a round trip later (security.md S21: 500 ms).
+        let receiver = receiver.with_patience(PATIENCE);
         let run = Run {
             receiver,
             layers: Layers::default(),
@@ -150,26 +156,30 @@ impl Run<'_> {
     }
 
     async fn turn(&mut self, hub: &Hub) -> Result<Ended, Ended> {
-        let deadline = Instant::now() + CONNECT;
+        let (deadline, unfound) = (Instant::now() + CONNECT, Instant::now() + FIND);
         loop {
-            let due = self.settle()?;
             self.pass_on()?;
             let now = Instant::now();
+            if self.is_connected && self.key.is_some_and(|key| now >= key + KEY_FRAMES) {
+                self.want_key_frame(now);
+            }
+            let due = self.settle()?;
+            let now = Instant::now();
             if self.is_connected {
-                if self.key.is_some_and(|key| now >= key + KEY_FRAMES) {
-                    self.want_key_frame(now);
-                    continue;
-                }
                 if now >= self.heard + self.source.silence {
                     return Err(Ended::Lost("it sent nothing any more"));
                 }
-            } else if now >= deadline {
+            } else if now >= if self.source.link.is_found() { deadline } else { unfound } {
                 return Err(Ended::Lost("the peer did not find this node: see docs, WebRTC, \"which ports\""));
             }
             self.source.link.flush();
             let waiting = self.receiver.poll_timeout().map(Instant::from_std);
             let key = self.key.filter(|_| self.is_connected).map(|key| key + KEY_FRAMES);
-            let limit = if self.is_connected { self.heard + self.source.silence } else { deadline };
+            let limit = match (self.is_connected, self.source.link.is_found()) {
+                (true, _) => self.heard + self.source.silence,
+                (false, true) => deadline,
+                (false, false) => unfound,
+            };
             let wake = [Some(due), waiting, key, Some(limit)].into_iter().flatten().min().unwrap_or(due);
             let Source { link, publisher, closed, .. } = &mut *self.source;
             tokio::select! {
@@ -212,6 +222,8 @@ impl Run<'_> {
         match event {
             Event::Connected => {
                 self.is_connected = true;
+                self.source.link.prove();
+                self.source.waiting.take();
                 self.heard = Instant::now();
                 tracing::debug!(stream = %self.source.publisher.name(), "a WebRTC publisher is connected");
             }
@@ -278,10 +290,12 @@ impl Run<'_> {
     }
 
     fn want_key_frame(&mut self, now: Instant) {
-        self.key = self.key.map(|_| now);
-        if self.asked.is_some_and(|asked| now < asked + ASK) {
+        if let Some(asked) = self.asked.filter(|asked| now < *asked + ASK) {
+            // It is asked for as soon as it may be.
+            self.key = self.key.map(|_| asked + ASK - KEY_FRAMES);
             return;
         }
+        self.key = self.key.map(|_| now);
         self.asked = Some(now);
         let stream = self.layers.taken;
         if let Some(ssrc) = stream

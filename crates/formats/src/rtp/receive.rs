@@ -111,6 +111,12 @@ impl Receiver {
         }
     }
 
+    /// What is missing is waited for so long: the sender is asked for it again. Before anything comes.
+    pub fn with_patience(mut self, patience: Duration) -> Receiver {
+        self.sources.iter_mut().for_each(|source| source.reorder = Reorder::waiting(patience));
+        self
+    }
+
     /// Says when the first packets of a track are, as the server told it (RTP-Info): all that it names begin at one moment.
     pub fn begin(&mut self, at: usize, timestamp: u32) {
         if let Some(source) = self.sources.get_mut(at).filter(|source| !source.sync.has_begun()) {

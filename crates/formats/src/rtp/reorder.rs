@@ -12,9 +12,16 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// A step of the numbers beyond this is not loss: the source began anew.
 const JUMP: i32 = 3000;
 
+impl Default for Reorder {
+    fn default() -> Reorder {
+        Reorder::new()
+    }
+}
+
 /// The packets of one source, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reorder {
+    patience: Duration,
     /// The number that comes next, extended to 64 bits.
     next: Option<i64>,
     /// (extended number, when it came, packet), by number.
@@ -32,7 +39,12 @@ pub struct Reorder {
 impl Reorder {
     /// Nothing yet.
     pub fn new() -> Reorder {
-        Reorder::default()
+        Reorder::waiting(PATIENCE)
+    }
+
+    /// Nothing yet; what is missing is waited for so long, for it may be sent again.
+    pub fn waiting(patience: Duration) -> Reorder {
+        Reorder { patience, next: None, waiting: VecDeque::new(), lost: 0, late: 0, strange: 0, gap: false }
     }
 
     /// Takes a packet by its sequence number.
@@ -85,7 +97,7 @@ impl Reorder {
         let next = self.next?;
         let (number, came, _) = self.waiting.front()?;
         let missing = u64::try_from(number - next).unwrap_or(0);
-        if missing > 0 && self.waiting.len() < WINDOW && now.saturating_duration_since(*came) < PATIENCE {
+        if missing > 0 && self.waiting.len() < WINDOW && now.saturating_duration_since(*came) < self.patience {
             return None;
         }
         self.lost += missing;
@@ -96,7 +108,7 @@ impl Reorder {
 
     /// When to [`Reorder::poll`] again though nothing came.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.waiting.front().map(|(_, came, _)| *came + PATIENCE)
+        self.waiting.front().map(|(_, came, _)| *came + self.patience)
     }
 
     /// Packets that never came.

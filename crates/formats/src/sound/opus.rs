@@ -13,6 +13,8 @@ const PACKET: Time = Time::from_millis(20);
 const PACKETS_A_SECOND: usize = 50;
 /// Rates that Opus takes (RFC 6716 2.1.3).
 const RATES_HZ: [u32; 5] = [8_000, 12_000, 16_000, 24_000, 48_000];
+/// Rates of AAC and MP3 that are made one of those.
+const OTHER_RATES_HZ: [u32; 8] = [7_350, 11_025, 22_050, 32_000, 44_100, 64_000, 88_200, 96_000];
 /// For each channel; speech of 8 kHz has no more to say, and music of 48 kHz has.
 const SPEECH_BITS: i32 = 24_000;
 const MUSIC_BITS: i32 = 64_000;
@@ -68,7 +70,8 @@ impl ToOpus {
         }
         let is_taken = RATES_HZ.contains(&rate_hz);
         let speech = matches!(source.codec, Codec::G711A | Codec::G711U);
-        if speech && !is_taken {
+        // Others are not in any encoder's table, and the work of resampling grows with what they have no divisor in common.
+        if !is_taken && (speech || !OTHER_RATES_HZ.contains(&rate_hz)) {
             return None;
         }
         let resampler = match is_taken {
