@@ -204,7 +204,17 @@ impl Work {
     /// How streams are cut, where ours can be cut so.
     fn hls(&mut self, hls: &Value) {
         if let Some(fragment) = hls.get("fragment").and_then(scalar) {
-            self.set("/hls/segment", fragment.into());
+            match millis(&fragment).map(|asked| (asked, asked.clamp(500, 12_000))) {
+                Some((asked, taken)) => {
+                    self.set("/hls/segment", format!("{taken}ms").into());
+                    if asked != taken {
+                        self.warn(format!(
+                            "`hls.fragment`: {fragment} is made {taken}ms; a segment has 500ms to 12s here"
+                        ));
+                    }
+                }
+                None => self.warn(format!("`hls.fragment`: {fragment} is no duration and is left out")),
+            }
         }
         if let Some(window) = hls.get("window").and_then(Value::as_u64) {
             // There it is of whole segments that have ended, of which 2 were usual; a player needs three.
@@ -224,6 +234,27 @@ impl Work {
 /// Go's `:8080` is all addresses.
 fn address(text: &str) -> String {
     if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_string() }
+}
+
+/// Go's `2s`, `1.5s`, `500ms`, `1m30s`.
+fn millis(text: &str) -> Option<u64> {
+    let (mut rest, mut sum) = (text.trim(), 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, behind) = rest.split_at_checked(digits)?;
+        let unit = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, behind) = behind.split_at_checked(unit)?;
+        let factor = match unit {
+            "ms" => 1.0,
+            "s" => 1_000.0,
+            "m" => 60_000.0,
+            "h" => 3_600_000.0,
+            _ => return None,
+        };
+        sum += number.parse::<f64>().ok()? * factor;
+        rest = behind;
+    }
+    (sum > 0.0).then_some(sum as u64)
 }
 
 fn scalar(value: &Value) -> Option<String> {
@@ -277,13 +308,25 @@ mod tests {
                 "cascade": {"uppers": [{"url": "wss://47.111.28.16:8441"}, {"url": "ws://[::1]:80/a/b"}]},
                 "push": {"retry": "forever", "list": {"njtv/glgc": "ws://127.0.0.1:8450/erwscascade/wspush/njtv/glgc"}},
                 "rtmp": {"listen": "0.0.0.0:1936"},
-                "hls": {"segment": "2s", "window": 3},
+                "hls": {"segment": "2000ms", "window": 3},
                 "pull": {"always": {"live/a": "rtmp://h/a", "live/c": "https://h/c.m3u8", "live/d": "http://h/d?x#hls"}, "on_demand": {"live/b": "rtsp://h/b"}},
             })
         );
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         assert!(warnings.iter().any(|warning| warning.contains("`hls`: preload")), "{warnings:?}");
         assert!(warnings.iter().any(|warning| warning.contains("`snap`")), "{warnings:?}");
+    }
+
+    #[test]
+    fn fragments_are_cut_as_ours_can_be() {
+        let cut = |fragment: &str| {
+            let file = json!({"global": {}, "hls": {"fragment": fragment}});
+            let Translated { config, warnings } = translate(&file).unwrap();
+            (config["hls"]["segment"].clone(), warnings.iter().any(|warning| warning.contains("hls.fragment")))
+        };
+        assert_eq!(cut("1.5s"), (json!("1500ms"), false));
+        assert_eq!(cut("1m30s"), (json!("12000ms"), true));
+        assert_eq!((cut("2"), cut("x")), ((Value::Null, true), (Value::Null, true)));
     }
 
     #[test]

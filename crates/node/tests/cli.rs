@@ -187,7 +187,7 @@ fn a_configuration_of_m7s_is_read_and_what_means_nothing_here_is_named() {
         "wss://47.111.28.16:8441",
         "retry: forever",
         "njtv/glgc",
-        "# `hls` means nothing here",
+        "segment: 2s",
         "# `record` means nothing here",
     ] {
         assert!(out.contains(known), "{known}: {out}");

@@ -165,7 +165,7 @@ fn kind(unexpected: &str) -> &str {
 }
 
 /// Keys that the documents know and this version does not, each with a key of the section where it belongs.
-const LATER: [(&str, &str); 3] = [("webrtc", "listen"), ("jwt", "anonymous"), ("hook", "anonymous")];
+const LATER: [(&str, &str); 2] = [("jwt", "anonymous"), ("hook", "anonymous")];
 
 fn unknown_key(key: &str, known: &[&str]) -> String {
     let list = known.join(", ");

@@ -105,8 +105,8 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
         ),
         ("limits: {\n  viewer: 3}\n", "culvert.yaml:2:3: unknown key `viewer`; did you mean `viewers`? "),
         (
-            "webrtc: {public_addr: x}\n",
-            "culvert.yaml:1:1: the key `webrtc` is not in this version; known keys here are listen,",
+            "webrtc: {public_addr: [203.0.113.5:8450]}\n",
+            "culvert.yaml:1:24: \"203.0.113.5:8450\" is no IP address; write such as 203.0.113.5, without a port",
         ),
         (
             "auth:\n  jwt: {}\n",
@@ -127,6 +127,10 @@ fn a_fault_has_its_place_and_says_what_would_be_right() {
         ("limits:\n  viewers: [1]\n", "culvert.yaml:2:12: this should be a single value"),
         ("limits: 3\n", "culvert.yaml:1:9: this should be a section of keys and values"),
         ("a\n", "culvert.yaml:1:1: this should be a section of keys and values"),
+        (
+            "webrtc: {ice_servers: [{url: 'http://h'}]}\n",
+            "culvert.yaml:1:30: \"http://h\" is no such server; write stun:HOST, turn:HOST or turns:HOST",
+        ),
         ("auth: {users: a}\n", "culvert.yaml:1:15: this should be a list"),
         ("node: {cid: a/b}\n", "culvert.yaml:1:13: \"a/b\": a platform id is made of"),
         ("tls: {cert: a}\n", "culvert.yaml:1:6: tls has a cert but no key; give the path of the private key, too"),
@@ -284,8 +288,8 @@ fn a_fault_of_a_variable_names_it() {
             "CULVERT_TLS__CERT, CULVERT_TLS__KEY, CULVERT_TLS__SELF_SIGNED: tls has files and self_signed: true",
         ),
         (
-            &[("CULVERT_WEBRTC__PUBLIC_ADDR", "6")],
-            "CULVERT_WEBRTC__PUBLIC_ADDR: the key `webrtc` is not in this version; ",
+            &[("CULVERT_WEBRTC__PUBLIC_ADDR", "[0.0.0.0]")],
+            "CULVERT_WEBRTC__PUBLIC_ADDR: \"0.0.0.0\" is no address under which anybody is found",
         ),
     ] {
         let found = with("", variables).unwrap_err();
