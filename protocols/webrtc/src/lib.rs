@@ -2,13 +2,14 @@
 //! number of the one port.
 //!
 //! ICE, DTLS, SRTP and RTCP are str0m's, one [`str0m::Rtc`] a session, driven by a task of its own. We are an ICE-lite agent
-//! (RFC 8445 2.5): who wants something finds us. Frames are cut into payloads once for all viewers of a stream ([`feed`]).
+//! (RFC 8445 2.5): who wants something finds us. Frames are cut into payloads once for all viewers of a stream.
 #![forbid(unsafe_code)]
 
 mod crowd;
 mod feed;
 mod link;
 mod offer;
+mod proof;
 mod routes;
 mod server;
 mod settings;

@@ -9,6 +9,7 @@ use str0m::{Event, Input, Output, Rtc, RtcError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::proof::{Proof, Verdict};
 use crate::routes::{Datagram, Entry, Path};
 use crate::udp::Udp;
 
@@ -29,9 +30,8 @@ pub(crate) struct Link {
     own: Vec<SocketAddr>,
     /// The addresses that the peer has sent from, each with the address of ours to which that was, so that answers come from there.
     peers: HashMap<SocketAddr, Option<IpAddr>>,
-    /// Where keys were agreed upon, so somebody is there who wants this. A request for another address has the right checksum, but its source
-    /// may be a lie (RFC 8445 has the other side check it, which an agent that is lite does not).
-    proven: Option<IpAddr>,
+    /// Where it is known that somebody wants this.
+    proof: Proof,
     /// The last address that something else than ICE went to, and whether by TCP.
     sent_to: Option<Path>,
     burst: Burst,
@@ -52,6 +52,7 @@ struct Burst {
 impl Link {
     pub(crate) fn new(
         rtc: Rtc,
+        proof: Proof,
         udp: Option<Udp>,
         entry: Entry,
         inbox: mpsc::Receiver<Datagram>,
@@ -64,7 +65,7 @@ impl Link {
             inbox,
             own,
             peers: HashMap::new(),
-            proven: None,
+            proof,
             sent_to: None,
             burst: Burst::default(),
             refused: 0,
@@ -80,6 +81,9 @@ impl Link {
             return;
         }
         self.peers.insert(peer, datagram.to);
+        if self.proof.take(peer, &datagram.data) {
+            return;
+        }
         let Ok(contents) = DatagramRecv::try_from(&datagram.data[..]) else {
             self.refused += 1;
             return;
@@ -119,12 +123,17 @@ impl Link {
         let data: Vec<u8> = transmit.contents.into();
         // All but ICE itself, whose first two bits and the next five are 0 (RFC 7983 7).
         if data.first().is_some_and(|first| *first > 3) {
-            if self.proven.is_some_and(|proven| proven != peer.ip()) {
-                self.refused += 1;
-                return;
+            match self.proof.may(Instant::now(), peer) {
+                Verdict::Send => self.sent_to = Some(Path { tcp, peer }),
+                Verdict::Ask(question) => return self.put(tcp, peer, question),
+                Verdict::Drop => return,
             }
-            self.sent_to = Some(Path { tcp, peer });
         }
+        self.put(tcp, peer, data);
+    }
+
+    /// On its way, with what goes the same way.
+    fn put(&mut self, tcp: bool, peer: SocketAddr, data: Vec<u8>) {
         if tcp {
             self.entry.routes().write(peer, Bytes::from(data));
             return;
@@ -148,7 +157,9 @@ impl Link {
 
     /// Keys are agreed upon: from now on media goes to where that was.
     pub(crate) fn prove(&mut self) {
-        self.proven = self.sent_to.map(|path| path.peer.ip());
+        if let Some(path) = self.sent_to {
+            self.proof.prove(path.peer.ip());
+        }
     }
 
     /// Whether somebody with the right checksum has been heard.

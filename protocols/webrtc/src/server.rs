@@ -29,6 +29,7 @@ use crate::crowd::{Crowd, Place};
 use crate::feed::{Feeds, Over, Sent};
 use crate::link::Link;
 use crate::offer::{MAX_BYTES, Offer};
+use crate::proof::{Proof, Remote as Peer};
 use crate::routes::Routes;
 use crate::settings::{Settings, addresses};
 use crate::tcp;
@@ -232,7 +233,10 @@ impl WebRtc {
         let bad = |why: String| Fault(400, "bad-offer", format!("the offer cannot be answered: {why}"));
         let parsed = SdpOffer::from_sdp_string(&offer.text).map_err(|why| bad(why.to_string()))?;
         let answer = rtc.sdp_api().accept_offer(parsed).map_err(|why| bad(why.to_string()))?;
-        Ok((Link::new(rtc, inner.udp.clone(), entry, inbox, own), placed(&answer.to_sdp_string())))
+        let peer =
+            Peer::of(&offer.text).ok_or_else(|| bad("it has no ICE credentials (a=ice-ufrag, a=ice-pwd)".into()))?;
+        let proof = Proof::new(inner.crypto.clone(), peer, &name);
+        Ok((Link::new(rtc, proof, inner.udp.clone(), entry, inbox, own), placed(&answer.to_sdp_string())))
     }
 
     /// A place among those of this address that are not connected yet.

@@ -30,7 +30,7 @@ const BACKLOG: usize = 2048;
 /// Packets that are kept to be sent again, and how long: what is asked for later is of no use any more. Of what goes out, at most so much is sent
 /// again.
 const AGAIN: usize = 1024;
-const AGAIN_TIME: Duration = Duration::from_millis(1000);
+const AGAIN_TIME: Duration = Duration::from_millis(600);
 const AGAIN_RATIO: f32 = 0.25;
 /// Pictures of the cached group are shown so fast: a player shows what came last, and not what was before it.
 const FAST_MS: u32 = 1;
