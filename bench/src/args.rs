@@ -127,6 +127,9 @@ pub struct WhepArgs {
     /// How long to measure, once all have joined and 4 s have passed.
     #[arg(long, value_name = "S", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub seconds: u32,
+    /// What the pictures have, in Mbit/s.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=50))]
+    pub megabits: u32,
     /// JSON instead of a table.
     #[arg(long)]
     pub json: bool,

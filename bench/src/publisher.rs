@@ -14,7 +14,7 @@ use rustix::net::RecvFlags;
 
 use crate::receiver::{INPUT_BYTES, STREAM};
 use crate::stamp::{Stamp, now_micros};
-use crate::stream::Source;
+use crate::stream::{MEGABITS, Source};
 
 /// How long the server may take to agree, and a write to go out.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,10 +36,17 @@ struct Shared {
 impl Publisher {
     /// Connects and publishes; returns once the server has agreed. Spawns the thread that goes on.
     pub(crate) fn start(server: SocketAddr) -> Result<Publisher> {
+        Publisher::start_at(server, MEGABITS)
+    }
+
+    /// The same with other pictures' rate, in Mbit/s.
+    pub(crate) fn start_at(server: SocketAddr, megabits: u32) -> Result<Publisher> {
         let mut line = Line::connect(server).context("publishing by RTMP")?;
         let shared = Arc::new(Shared::default());
         let of_thread = shared.clone();
-        let thread = std::thread::Builder::new().name("publisher".into()).spawn(move || line.publish(&of_thread))?;
+        let thread = std::thread::Builder::new()
+            .name("publisher".into())
+            .spawn(move || line.publish(&of_thread, Source::at(megabits)))?;
         Ok(Publisher { shared, thread: Some(thread) })
     }
 
@@ -98,8 +105,8 @@ impl Line {
         Ok(line)
     }
 
-    fn publish(&mut self, shared: &Shared) -> Result<()> {
-        let (mut source, start, mut out) = (Source::new(), Instant::now(), Vec::new());
+    fn publish(&mut self, shared: &Shared, mut source: Source) -> Result<()> {
+        let (start, mut out) = (Instant::now(), Vec::new());
         for (kind, body) in Source::headers() {
             self.session.write_media(kind, 0, &body, &[], &mut out);
         }

@@ -11,6 +11,8 @@ use culvert_formats::flv::TagKind;
 
 use crate::stamp::STAMP_BYTES;
 
+/// Of its pictures, in Mbit/s, where nothing else is said.
+pub(crate) const MEGABITS: u32 = 2;
 /// Pictures a second.
 pub(crate) const FPS: u64 = 30;
 /// From key frame to key frame, in pictures: one second.
@@ -63,6 +65,8 @@ pub(crate) struct Tag {
 pub(crate) struct Source {
     key: Bytes,
     audio: Bytes,
+    /// Sizes of pictures are those of 2 Mbit/s, multiplied and divided by these.
+    scale: (usize, usize),
     seq: u32,
     pictures: u64,
     sounds: u64,
@@ -77,9 +81,16 @@ impl Default for Source {
 impl Source {
     /// At the beginning.
     pub(crate) fn new() -> Source {
+        Source::at(MEGABITS)
+    }
+
+    /// At the beginning, with so many Mbit/s of pictures.
+    pub(crate) fn at(megabits: u32) -> Source {
+        let scale = (megabits as usize, MEGABITS as usize);
         Source {
-            key: video_body(0x17, IDR_SLICE, KEY_BYTES),
+            key: video_body(0x17, IDR_SLICE, KEY_BYTES * scale.0 / scale.1),
             audio: filled([&[0xaf, 1], AAC_FRAME].concat(), AUDIO_BYTES),
+            scale,
             seq: 0,
             pictures: 0,
             sounds: 0,
@@ -103,7 +114,7 @@ impl Source {
         let (kind, due, body) = if picture_due <= sound_due {
             let body = match p_bytes(self.pictures % GOP) {
                 None => self.key.clone(),
-                Some(bytes) => video_body(0x27, P_SLICE, bytes),
+                Some(bytes) => video_body(0x27, P_SLICE, bytes * self.scale.0 / self.scale.1),
             };
             self.pictures += 1;
             (TagKind::Video, picture_due, body)

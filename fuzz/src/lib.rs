@@ -18,6 +18,7 @@ mod rtp;
 mod rtsp;
 mod segments;
 pub mod split;
+mod webrtc;
 
 /// A target's name and itself.
 pub type Target = (&'static str, fn(&[u8]));
@@ -47,5 +48,7 @@ pub const TARGETS: &[Target] = &[
     ("sdp", rtsp::sdp),
     ("sps264", codec::sps264),
     ("sps265", codec::sps265),
+    ("stun", webrtc::stun),
     ("ts", segments::ts),
+    ("webrtc_offer", webrtc::offer),
 ];

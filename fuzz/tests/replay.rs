@@ -81,5 +81,5 @@ macro_rules! replays {
 }
 
 replays! {
-    amf0 annexb config_file config_records door_sniffer flv frames m7s_control m7s_doubled m7s_proxy_url mp4 relay rtcp rtmp_chunks rtmp_handshake rtmp_session rtp_depacketise rtp_round_trip rtsp_headers rtsp_messages sdp sps264 sps265 ts
+    amf0 annexb config_file config_records door_sniffer flv frames m7s_control m7s_doubled m7s_proxy_url mp4 relay rtcp rtmp_chunks rtmp_handshake rtmp_session rtp_depacketise rtp_round_trip rtsp_headers rtsp_messages sdp sps264 sps265 stun ts webrtc_offer
 }

@@ -1,19 +1,31 @@
-//! A path for datagrams that loses some of them.
+//! A path for datagrams that loses some of them, or is narrow.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
 
 /// One that runs until it is dropped.
 pub struct Lossy {
     /// Where peers send to.
     pub port: u16,
-    counts: Arc<[AtomicU64; 2]>,
+    counts: Arc<Counts>,
     task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Counts {
+    came: AtomicU64,
+    lost: AtomicU64,
+    /// Bytes a second from the target to peers; 0: as many as come.
+    narrow: AtomicU64,
+    one_in: AtomicU64,
 }
 
 impl Drop for Lossy {
@@ -27,7 +39,7 @@ impl Lossy {
     pub async fn to(target: SocketAddr, one_in: u64) -> Lossy {
         let inside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
         let port = inside.local_addr().expect("it is bound").port();
-        let counts = Arc::new([const { AtomicU64::new(0) }; 2]);
+        let counts = Arc::new(Counts { one_in: one_in.into(), ..Counts::default() });
         let own = counts.clone();
         let task = tokio::spawn(async move {
             let mut peers: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
@@ -38,19 +50,11 @@ impl Lossy {
                     None => {
                         let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
                         peers.insert(peer, outside.clone());
-                        let (inside, outside_too, counts) = (inside.clone(), outside.clone(), own.clone());
-                        tokio::spawn(async move {
-                            let mut buffer = vec![0; 4096];
-                            while let Ok((bytes, _)) = outside_too.recv_from(&mut buffer).await {
-                                if !is_lost(&counts, one_in) {
-                                    inside.send_to(&buffer[..bytes], peer).await.ok();
-                                }
-                            }
-                        });
+                        tokio::spawn(back(outside.clone(), inside.clone(), peer, own.clone()));
                         outside
                     }
                 };
-                if !is_lost(&own, one_in) {
+                if !own.is_lost() {
                     outside.send_to(&buffer[..bytes], target).await.ok();
                 }
             }
@@ -58,16 +62,56 @@ impl Lossy {
         Lossy { port, counts, task }
     }
 
+    /// A path to there that loses nothing until it is made narrow.
+    pub async fn wide(target: SocketAddr) -> Lossy {
+        Lossy::to(target, u64::MAX).await
+    }
+
+    /// From now on so many bytes a second pass to peers, and half a second of them waits; 0: as many as come.
+    pub fn narrow(&self, bytes_per_second: u64) {
+        self.counts.narrow.store(bytes_per_second, Ordering::Relaxed);
+    }
+
     /// How many came, and how many of them were lost.
     pub fn counts(&self) -> (u64, u64) {
-        (self.counts[0].load(Ordering::Relaxed), self.counts[1].load(Ordering::Relaxed))
+        (self.counts.came.load(Ordering::Relaxed), self.counts.lost.load(Ordering::Relaxed))
     }
 }
 
-fn is_lost(counts: &[AtomicU64; 2], one_in: u64) -> bool {
-    let n = counts[0].fetch_add(1, Ordering::Relaxed);
-    // Neither every so often, which no network does, nor by chance, which no test should: multiplied and mixed (Knuth's constant).
-    let is_lost = n > 100 && (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33).is_multiple_of(one_in);
-    counts[1].fetch_add(u64::from(is_lost), Ordering::Relaxed);
-    is_lost
+/// What the target says to a peer.
+async fn back(outside: Arc<UdpSocket>, inside: Arc<UdpSocket>, peer: SocketAddr, counts: Arc<Counts>) {
+    let (queue, mut waiting) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    tokio::spawn(async move {
+        while let Some((at, data)) = waiting.recv().await {
+            sleep_until(at).await;
+            inside.send_to(&data, peer).await.ok();
+        }
+    });
+    let (mut buffer, mut free) = (vec![0; 4096], Instant::now());
+    while let Ok((bytes, _)) = outside.recv_from(&mut buffer).await {
+        if counts.is_lost() {
+            continue;
+        }
+        let (now, rate) = (Instant::now(), counts.narrow.load(Ordering::Relaxed));
+        free = free.max(now);
+        if rate > 0 {
+            if free > now + Duration::from_millis(500) {
+                counts.lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            free += Duration::from_secs_f64(bytes as f64 / rate as f64);
+        }
+        queue.send((free, buffer[..bytes].to_vec())).ok();
+    }
+}
+
+impl Counts {
+    fn is_lost(&self) -> bool {
+        let n = self.came.fetch_add(1, Ordering::Relaxed);
+        // Neither every so often, which no network does, nor by chance, which no test should: multiplied and mixed (Knuth's constant).
+        let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+        let is_lost = n > 100 && mixed.is_multiple_of(self.one_in.load(Ordering::Relaxed));
+        self.lost.fetch_add(u64::from(is_lost), Ordering::Relaxed);
+        is_lost
+    }
 }

@@ -96,6 +96,33 @@ async fn what_is_lost_on_the_way_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_whose_network_is_too_narrow_gets_fewer_pictures_and_all_the_sound() {
+    let test = "a_viewer_whose_network_is_too_narrow_gets_fewer_pictures_and_all_the_sound";
+    let Some(five) = Ffmpeg::five(test) else { return };
+    let node = TestNode::start("");
+    let _publisher = five.publish(Media::TwoMegabits, &node.url("rtmp", "/live/a"));
+    node.until_live("live/a").await;
+    let path = Lossy::wide(node.address()).await;
+    // Half of what the stream has.
+    path.narrow(135_000);
+    let (url, port) = (node.url("http", "/whep/live/a"), path.port.to_string());
+    let gaps = until("pictures to be left out", async || {
+        let sessions = node.json("/api/v1/sessions").await;
+        sessions["items"].as_array()?.iter().find(|session| session["gaps"].as_u64() > Some(0)).map(drop)
+    });
+    let arguments = [url.as_str(), port.as_str()];
+    let (played, ()) = tokio::join!(browse(test, "whep.mjs", &node, &arguments), gaps);
+    let Some(played) = played else { return };
+    let of = |kind: &str, what: &str| played[kind][what].as_f64().unwrap();
+    assert_eq!((&played["status"], &played["state"]), (&201.into(), &"connected".into()), "{played}");
+    let pictures = (SECONDS * 25) as f64;
+    assert!((0.2 * pictures..0.9 * pictures).contains(&of("video", "decoded")), "{played}");
+    assert!(of("audio", "concealed") < 0.2 * of("audio", "samples"), "{played}");
+    let (came, lost) = path.counts();
+    assert!(lost * 5 < came, "{lost} of {came} were sent for nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chromium_plays_a_platforms_stream_from_the_upper_with_the_g711_of_its_camera() {
     let test = "chromium_plays_a_platforms_stream_from_the_upper_with_the_g711_of_its_camera";
     let pair = Pair::linked().await;

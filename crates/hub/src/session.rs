@@ -89,7 +89,8 @@ impl SessionFigures {
         }
     }
 
-    pub(crate) fn count_gap(&self, skipped: u64) {
+    /// Counts a gap: so many frames were passed over because the viewer was too slow.
+    pub fn count_gap(&self, skipped: u64) {
         self.gaps.fetch_add(1, Ordering::Relaxed);
         self.skipped.fetch_add(skipped, Ordering::Relaxed);
     }

@@ -31,6 +31,8 @@ pub(crate) struct Unit {
     pub(crate) kind: Kind,
     /// A decoder can begin here.
     pub(crate) key: bool,
+    /// Nothing is built on it.
+    pub(crate) is_disposable: bool,
     /// When it is shown, on the stream's timeline.
     pub(crate) pts: Time,
     /// The same by our clock.
@@ -278,11 +280,22 @@ struct Worker<'a> {
     /// A moment by the media's clock and by ours.
     tied: Option<(Time, Instant)>,
     passed_over: u64,
+    /// The pictures' codec, and the highest temporal sub-layer where that matters.
+    layers: Option<(Codec, Option<u8>)>,
 }
 
 impl<'a> Worker<'a> {
     fn new(feed: &'a Feed) -> Worker<'a> {
-        Worker { feed, video: None, audio: None, to_opus: None, shown: Time::ZERO, tied: None, passed_over: 0 }
+        Worker {
+            feed,
+            video: None,
+            audio: None,
+            to_opus: None,
+            shown: Time::ZERO,
+            tied: None,
+            passed_over: 0,
+            layers: None,
+        }
     }
 
     async fn run(&mut self, reader: &mut Subscriber) -> Over {
@@ -311,6 +324,10 @@ impl<'a> Worker<'a> {
                     }
                     let cutter = |track: &Option<Track>| track.as_ref().map(|track| (track.id, Cutter::new(track)));
                     (self.video, self.audio) = (cutter(&sent.video), cutter(&sent.audio));
+                    self.layers = sent.video.as_ref().map(|video| {
+                        let is_h265 = video.codec == Codec::H265;
+                        (video.codec, is_h265.then(|| h265::highest_temporal_id(&video.config)).flatten())
+                    });
                     if sent.source != state.sent.source || self.to_opus.is_none() {
                         self.to_opus = sent.source.as_ref().and_then(ToOpus::new);
                     }
@@ -362,7 +379,8 @@ impl<'a> Worker<'a> {
             return;
         }
         let key = kind == Kind::Video && frame.key;
-        self.feed.lock().push(Unit { kind, key, pts: frame.pts, shown, packets, bytes });
+        let is_disposable = kind == Kind::Video && !key && self.is_disposable(frame);
+        self.feed.lock().push(Unit { kind, key, is_disposable, pts: frame.pts, shown, packets, bytes });
     }
 
     /// Whether a picture is sent: browsers show pictures as they come, so one that is shown before another that came is left out where nothing
@@ -372,14 +390,16 @@ impl<'a> Worker<'a> {
             self.shown = frame.pts;
             return Ok(true);
         }
-        let state = self.feed.lock();
-        let Some(video) = &state.sent.video else { return Ok(false) };
-        let layers = (video.codec == Codec::H265).then(|| h265::highest_temporal_id(&video.config)).flatten();
-        if !codec::is_disposable(video.codec, layers, &frame.data) {
+        if !self.is_disposable(frame) {
             return Err(Over::Reordered);
         }
         self.passed_over += 1;
         Ok(false)
+    }
+
+    /// Whether nothing is built on this picture.
+    fn is_disposable(&self, frame: &Frame) -> bool {
+        self.layers.is_some_and(|(codec, layers)| codec::is_disposable(codec, layers, &frame.data))
     }
 
     /// When it is shown by our clock: as far from the last one as its stamps are, whatever the network did.

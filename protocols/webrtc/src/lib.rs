@@ -5,10 +5,12 @@
 //! (RFC 8445 2.5): who wants something finds us. Frames are cut into payloads once for all viewers of a stream.
 #![forbid(unsafe_code)]
 
+mod backlog;
+mod budget;
 mod crowd;
 mod feed;
 mod link;
-mod offer;
+pub mod offer;
 mod proof;
 mod routes;
 mod server;
@@ -18,6 +20,7 @@ mod udp;
 mod whep;
 mod whip;
 
+pub use routes::named;
 pub use server::WebRtc;
 pub use settings::{IceServer, Settings};
 pub use tcp::begins_ice;

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use str0m::net::{DatagramRecv, Protocol, Receive, Transmit};
 use str0m::{Event, Input, Output, Rtc, RtcError};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::proof::{Proof, Verdict};
@@ -17,8 +18,8 @@ use crate::udp::Udp;
 const BURST_BYTES: usize = 60 << 10;
 /// Addresses of one peer.
 const PEERS: usize = 32;
-/// Packets of a burst.
-const ROOM: usize = 128;
+/// Most packets of a burst.
+pub(crate) const ROOM: usize = 128;
 
 /// A peer and how to reach it.
 pub(crate) struct Link {
@@ -170,6 +171,11 @@ impl Link {
     /// Whether a burst would be taken: by TCP it waits in a queue that has an end.
     pub(crate) fn has_room(&self) -> bool {
         self.sent_to.is_none_or(|path| !path.tcp || self.entry.routes().room(path.peer) >= ROOM)
+    }
+
+    /// The bell that rings when a connection has taken some of what waits; none by UDP.
+    pub(crate) fn written(&self) -> Option<Arc<Notify>> {
+        self.sent_to.filter(|path| path.tcp).and_then(|path| self.entry.routes().written(path.peer))
     }
 
     /// Gives to the kernel what waits to go.

@@ -9,7 +9,7 @@ use str0m::media::Pt;
 use thiserror::Error;
 
 /// Largest offer. Browsers send 3 to 12 KiB.
-pub(crate) const MAX_BYTES: usize = 128 << 10;
+pub const MAX_BYTES: usize = 128 << 10;
 /// Most lines, media and payload types of all media: a browser's has 250, 3 and 60.
 const LINES: usize = 1500;
 const MEDIA: usize = 16;
@@ -17,42 +17,55 @@ const CODECS: usize = 256;
 
 /// Why an offer is none.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub(crate) enum OfferError {
+pub enum OfferError {
+    /// More bytes than [`MAX_BYTES`].
     #[error("the offer has more than {} KiB", MAX_BYTES >> 10)]
     Large,
+    /// Not in UTF-8, or another thing.
     #[error("the offer is no SDP: it does not begin with v=0")]
     NoSdp,
+    /// Beyond what is looked through.
     #[error("the offer has more lines, media or codecs than any browser's")]
     Long,
+    /// Neither sound nor pictures.
     #[error("the offer has no media (m=) of audio or video")]
     NoMedia,
 }
 
 /// A payload type of an offer.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Offered {
-    pub(crate) kind: Kind,
-    pub(crate) payload_type: u8,
+pub struct Offered {
+    /// Of the media that it is in.
+    pub kind: Kind,
+    /// Its number, 0 to 127 where it can be chosen.
+    pub payload_type: u8,
     /// As it is written there, such as `H264` or `opus`.
-    pub(crate) name: String,
-    pub(crate) clock_hz: u32,
-    pub(crate) channels: Option<u8>,
-    pub(crate) format: String,
+    pub name: String,
+    /// Of its timestamps.
+    pub clock_hz: u32,
+    /// Of sound.
+    pub channels: Option<u8>,
+    /// What `a=fmtp` has behind the number.
+    pub format: String,
     /// The payload type of its retransmissions (RFC 4588).
-    pub(crate) rtx: Option<u8>,
+    pub rtx: Option<u8>,
 }
 
 /// An offer, as far as it matters here.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Offer {
+pub struct Offer {
     /// Without candidates: a full agent finds us, who never look for it, so that nobody can make us send anywhere.
-    pub(crate) text: String,
-    pub(crate) codecs: Vec<Offered>,
+    pub text: String,
+    /// In the order of preference, media by media.
+    pub codecs: Vec<Offered>,
 }
 
 impl Offer {
     /// Reads an offer.
-    pub(crate) fn parse(body: &[u8]) -> Result<Offer, OfferError> {
+    ///
+    /// # Errors
+    /// It is too large, or none.
+    pub fn parse(body: &[u8]) -> Result<Offer, OfferError> {
         if body.len() > MAX_BYTES {
             return Err(OfferError::Large);
         }
@@ -124,7 +137,7 @@ impl Offer {
     }
 
     /// The names of what is offered, each once: for people.
-    pub(crate) fn names(&self, kind: Kind) -> String {
+    pub fn names(&self, kind: Kind) -> String {
         let mut names: Vec<&str> = Vec::new();
         for codec in self.codecs.iter().filter(|codec| codec.kind == kind) {
             if !names.contains(&codec.name.as_str())
@@ -137,14 +150,14 @@ impl Offer {
     }
 
     /// What is offered of this codec, the first of it. None: nothing.
-    pub(crate) fn first(&self, kind: Kind, codec: Codec) -> Option<Chosen> {
+    pub fn first(&self, kind: Kind, codec: Codec) -> Option<Chosen> {
         let cuts = |offered: &&Offered| codec != Codec::H264 || offered.parameter("packetization-mode") == Some("1");
         let fits = self.codecs.iter().filter(|offered| offered.kind == kind && offered.is(codec));
         fits.clone().find(cuts).map(|offered| offered.chosen(codec))
     }
 
     /// What is offered for this track, the most fitting of it. None: nothing.
-    pub(crate) fn choose(&self, track: &Track) -> Option<Chosen> {
+    pub fn choose(&self, track: &Track) -> Option<Chosen> {
         let fits = |offered: &&Offered| offered.kind == track.kind() && offered.is(track.codec);
         let scored = self.codecs.iter().filter(fits).filter_map(|offered| Some((offered.score(track)?, offered)));
         // The first of those that fit alike: offers are in the order of preference.
@@ -171,13 +184,19 @@ fn settle(codecs: &mut [Offered], from: usize, repeats: &mut Vec<(u8, u8)>) {
 
 /// A payload type that was chosen.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Chosen {
-    pub(crate) payload_type: Pt,
-    pub(crate) rtx: Option<Pt>,
-    pub(crate) codec: Name,
-    pub(crate) clock_hz: u32,
-    pub(crate) channels: Option<u8>,
-    pub(crate) format: FormatParams,
+pub struct Chosen {
+    /// Its number.
+    pub payload_type: Pt,
+    /// The number of what is sent again (RFC 4588).
+    pub rtx: Option<Pt>,
+    /// Its name.
+    pub codec: Name,
+    /// Of its timestamps.
+    pub clock_hz: u32,
+    /// Of sound.
+    pub channels: Option<u8>,
+    /// Its parameters, as they were offered.
+    pub format: FormatParams,
 }
 
 impl Offered {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use str0m::ice::StunMessage;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Datagrams that wait for a session; more are lost, as the network may lose them.
 pub(crate) const WAITING: usize = 1024;
@@ -51,7 +51,14 @@ struct Table {
     names: HashMap<String, Inbox>,
     paths: HashMap<Path, Inbox>,
     /// How to write to a TCP connection.
-    connections: HashMap<SocketAddr, mpsc::Sender<Bytes>>,
+    connections: HashMap<SocketAddr, Line>,
+}
+
+/// How to write to a TCP connection, and the bell that rings when it has taken some.
+#[derive(Clone)]
+struct Line {
+    writer: mpsc::Sender<Bytes>,
+    written: Arc<Notify>,
 }
 
 /// A session's entry; dropping it takes it out.
@@ -66,6 +73,14 @@ pub(crate) struct Entry {
 pub(crate) struct Connection {
     routes: Routes,
     peer: SocketAddr,
+    written: Arc<Notify>,
+}
+
+impl Connection {
+    /// Some packets have been written.
+    pub(crate) fn wrote(&self) {
+        self.written.notify_one();
+    }
 }
 
 impl Routes {
@@ -102,13 +117,14 @@ impl Routes {
     /// A connection of this peer can be written to.
     pub(crate) fn connect(&self, peer: SocketAddr) -> (Connection, mpsc::Receiver<Bytes>) {
         let (writer, unwritten) = mpsc::channel(UNWRITTEN);
-        self.table().connections.insert(peer, writer);
-        (Connection { routes: self.clone(), peer }, unwritten)
+        let written = Arc::new(Notify::new());
+        self.table().connections.insert(peer, Line { writer, written: written.clone() });
+        (Connection { routes: self.clone(), peer, written }, unwritten)
     }
 
     /// Gives a packet to the connection of this peer. Full or gone, it is lost.
     pub(crate) fn write(&self, peer: SocketAddr, packet: Bytes) {
-        let writer = self.table().connections.get(&peer).cloned();
+        let writer = self.table().connections.get(&peer).map(|line| line.writer.clone());
         if writer.is_none_or(|writer| writer.try_send(packet).is_err()) {
             self.0.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -116,7 +132,12 @@ impl Routes {
 
     /// How many packets the connection of this peer still takes.
     pub(crate) fn room(&self, peer: SocketAddr) -> usize {
-        self.table().connections.get(&peer).map_or(0, mpsc::Sender::capacity)
+        self.table().connections.get(&peer).map_or(0, |line| line.writer.capacity())
+    }
+
+    /// The bell of this peer's connection.
+    pub(crate) fn written(&self, peer: SocketAddr) -> Option<Arc<Notify>> {
+        self.table().connections.get(&peer).map(|line| line.written.clone())
     }
 
     /// Datagrams were lost on the way out.
@@ -174,7 +195,7 @@ impl Drop for Connection {
 }
 
 /// Whom a binding request is for: the first part of USERNAME (RFC 8445 7.2.2), which is ours.
-pub(crate) fn named(data: &[u8]) -> Option<&str> {
+pub fn named(data: &[u8]) -> Option<&str> {
     // Magic cookie, RFC 8489 5.
     (data.first()? < &2 && data.get(4..8)? == [0x21, 0x12, 0xa4, 0x42]).then_some(())?;
     let message = StunMessage::parse(data).ok().filter(StunMessage::is_binding_request)?;

@@ -75,6 +75,9 @@ impl Drop for Open {
     }
 }
 
+/// How often it is looked at what peers say of their networks.
+const REPORTS: Duration = Duration::from_secs(1);
+
 /// What goes wrong, with what to tell: status, a stable word, a sentence.
 struct Fault(u16, &'static str, String);
 
@@ -140,6 +143,7 @@ impl WebRtc {
             .set_crypto_provider(self.0.crypto.clone())
             .set_ice_lite(true)
             .set_rtp_mode(true)
+            .set_stats_interval(Some(REPORTS))
             .set_extension(PLAYOUT_DELAY, RtpExtension::PlayoutDelay);
         match &self.0.certificate {
             Some(certificate) => config.set_dtls_cert(certificate.clone()),

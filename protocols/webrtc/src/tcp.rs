@@ -45,7 +45,7 @@ pub(crate) async fn serve(conn: Conn, routes: Routes, stranger: impl Send + 'sta
     let Ok(Some(first)) = timeout(patience, packet(&mut read)).await else { return };
     let is_request = named(&first).is_some();
     // Writable before its first packet is answered.
-    let (_connection, mut unwritten) = routes.connect(peer);
+    let (connection, mut unwritten) = routes.connect(peer);
     if !is_request || !pass(&routes, peer, first) {
         tracing::debug!(%peer, "closed: ICE for nobody here");
         return;
@@ -73,7 +73,7 @@ pub(crate) async fn serve(conn: Conn, routes: Routes, stranger: impl Send + 'sta
             out.clear();
             frame(&mut packets, &mut out);
             match timeout(STUCK, write.write_all(&out)).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => connection.wrote(),
                 Ok(Err(_)) | Err(_) => return,
             }
         }

@@ -1,40 +1,36 @@
 //! Players: an answer to an offer, and a task that sends.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_hub::{Hub, Session};
-use culvert_media::{Codec, Kind, Time};
+use culvert_media::{Codec, Kind};
 use str0m::format::CodecConfig;
 use str0m::media::{MediaTime, Mid, Pt};
 use str0m::rtp::{ExtensionValues, RtpWrite};
 use str0m::{Event, IceConnectionState, RtcError};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::backlog::Backlog;
+use crate::budget::{Budget, Report};
 use crate::crowd::Place;
 use crate::feed::{Heard, Live, Over, Seat, Unit};
-use crate::link::Link;
+use crate::link::{Link, ROOM};
 use crate::offer::Chosen;
 
 /// How long a peer may take to agree on keys.
 pub(crate) const CONNECT: Duration = Duration::from_secs(30);
 /// And to find us.
 pub(crate) const FIND: Duration = Duration::from_secs(10);
-/// A viewer begins with what is cached, which may be megabytes: so much goes at once, and then nothing for so long (128 Mbit/s).
-const BURST_BYTES: usize = 48 << 10;
-const PAUSE: Duration = Duration::from_millis(3);
-/// Units that wait for a viewer who has just come.
-const BACKLOG: usize = 2048;
 /// Packets that are kept to be sent again, and how long: what is asked for later is of no use any more. Of what goes out, at most so much is sent
 /// again.
 const AGAIN: usize = 1024;
 const AGAIN_TIME: Duration = Duration::from_millis(600);
 const AGAIN_RATIO: f32 = 0.25;
-/// Pictures of the cached group are shown so fast: a player shows what came last, and not what was before it.
-const FAST_MS: u32 = 1;
-
+/// How often one whose network is too slow may wish for a key frame.
+const WISH: Duration = Duration::from_secs(4);
 /// A track on its way.
 #[derive(Debug)]
 pub(crate) struct Out {
@@ -72,16 +68,6 @@ pub(crate) struct Player {
     pub(crate) waiting: Option<Place>,
 }
 
-/// What is still to be sent of a unit.
-struct Waiting {
-    unit: Arc<Unit>,
-    /// When it is shown, by the stream's timeline and by our clock.
-    pts: Time,
-    shown: Instant,
-    /// The first packet that has not been sent.
-    next: usize,
-}
-
 /// What goes on while it runs.
 struct Run<'a> {
     link: &'a mut Link,
@@ -95,9 +81,12 @@ struct Run<'a> {
     audio: Option<Out>,
     is_connected: bool,
     live: Option<Live>,
-    backlog: VecDeque<Waiting>,
-    /// Pictures are passed over until a key frame comes.
-    waits: bool,
+    backlog: Backlog,
+    budget: Budget,
+    /// What it said by its reports; of what is lost, only where it sends no feedback.
+    report: Report,
+    /// When it last wished for a key frame.
+    wished: Option<Instant>,
     events: Vec<Event>,
 }
 
@@ -125,8 +114,10 @@ impl Player {
             audio: None,
             is_connected: false,
             live: None,
-            backlog: VecDeque::new(),
-            waits: true,
+            backlog: Backlog::default(),
+            budget: Budget::new(Instant::now()),
+            report: Report::default(),
+            wished: None,
             events: Vec::new(),
             link: &mut self.link,
             session: &self.session,
@@ -159,23 +150,22 @@ impl Run<'_> {
 
     async fn turn(&mut self, hub: &Hub) -> Result<Ended, Ended> {
         let (deadline, unfound) = (Instant::now() + CONNECT, Instant::now() + FIND);
-        let mut pause: Option<Instant> = None;
         let closed = closed(self.session, self.closed, hub);
         tokio::pin!(closed);
         loop {
             let mut due = self.settle()?;
+            let mut blocked = None;
             if self.is_connected {
-                if pause.is_none_or(|until| until <= Instant::now()) {
-                    pause = self.send_backlog()?.then(|| Instant::now() + PAUSE);
-                    due = self.settle()?;
+                if let Some(until) = self.send_backlog(&mut blocked) {
+                    due = due.min(until);
                 }
+                due = self.settle()?.min(due);
             } else if Instant::now() >= if self.link.is_found() { deadline } else { unfound } {
                 return Err(Ended::Lost("the peer did not find this node: see docs, WebRTC, \"which ports\""));
             }
             self.link.flush();
             let wake =
                 if self.is_connected { due } else { due.min(if self.link.is_found() { deadline } else { unfound }) };
-            let wake = pause.map_or(wake, |pause| pause.min(wake));
             tokio::select! {
                 datagram = self.link.inbox.recv() => match datagram {
                     Some(datagram) => self.link.take(&datagram),
@@ -186,7 +176,8 @@ impl Run<'_> {
                     Heard::Gap => self.wait(),
                     Heard::Over(over) => return Ok(Ended::Over(over)),
                 },
-                () = sleep_until(wake) => if due <= Instant::now() { self.link.tick()? },
+                () = written(blocked.as_deref()) => {}
+                () = sleep_until(wake) => self.link.tick()?,
                 why = &mut closed => return Ok(Ended::Closed(why)),
             }
         }
@@ -220,7 +211,11 @@ impl Run<'_> {
                 self.live = Some(live);
                 self.begin(cached);
             }
-            Event::KeyframeRequest(_) => self.seat.want_key_frame(),
+            Event::KeyframeRequest(_) => self.handle_wish(),
+            Event::MediaEgressStats(stats) if self.video.as_ref().is_some_and(|video| video.mid == stats.mid) => {
+                self.report = Report { loss: stats.loss, rtt: stats.rtt };
+            }
+            Event::PeerStats(stats) => self.hear_report(stats.egress_loss_fraction, stats.rtt),
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 return Err(Ended::Lost("it has not been heard any more"));
             }
@@ -243,37 +238,38 @@ impl Run<'_> {
         place.get_or_insert(Out { mid, payload_type, clock_hz, sequence: 1 });
     }
 
-    /// Begins with what is cached: pictures alone, shown fast, so that the newest is there at once; sound begins with what is live.
+    /// It cannot go on without a key frame. Where that is because of its network, the source and who else watches it are not burdened with that as
+    /// often as it is said.
+    fn handle_wish(&mut self) {
+        let now = Instant::now();
+        let is_slow = self.budget.bits_per_second().is_some();
+        if !is_slow || self.wished.is_none_or(|wished| now >= wished + WISH) {
+            self.wished = Some(now);
+            self.seat.want_key_frame();
+        }
+    }
+
+    /// What it says of how its network does, once a second.
+    fn hear_report(&mut self, loss: Option<f32>, rtt: Option<Duration>) {
+        let Report { loss: reported, rtt: answered } = std::mem::take(&mut self.report);
+        let was_free = self.budget.bits_per_second().is_none();
+        let report = Report { loss: loss.or(reported), rtt: answered.or(rtt) };
+        self.budget.handle_report(Instant::now(), report);
+        if let (true, Some(bits)) = (was_free, self.budget.bits_per_second()) {
+            let (stream, session) = (&self.session.figures().stream, self.session.figures().id);
+            tracing::info!(%stream, session, bits, ?report, "a viewer's network takes less than the stream: pictures are left out");
+        }
+    }
+
     fn begin(&mut self, cached: Vec<Arc<Unit>>) {
-        self.waits = self.has_video();
-        let pictures: Vec<_> = cached.into_iter().filter(|unit| unit.kind == Kind::Video).collect();
-        let last = pictures.last().map(|unit| (unit.pts, unit.shown));
-        let behind = pictures.len();
-        if let Some((last, newest)) = last {
-            for (at, unit) in pictures.into_iter().enumerate() {
-                let before = u32::try_from(behind - 1 - at).unwrap_or(u32::MAX).saturating_mul(FAST_MS);
-                let pts = last - Time::from_millis(before.into());
-                let shown = newest.checked_sub(Duration::from_millis(before.into())).unwrap_or(newest);
-                self.backlog.push_back(Waiting { unit, pts, shown, next: 0 });
-            }
-            self.waits = false;
-        } else if self.waits {
+        if !self.backlog.begin(Instant::now(), cached) && self.has_video() {
             self.seat.want_key_frame();
         }
     }
 
     fn queue(&mut self, unit: Arc<Unit>) {
-        if self.backlog.len() >= BACKLOG {
-            self.wait();
-        }
-        if unit.kind == Kind::Video && self.waits {
-            if !unit.key {
-                return;
-            }
-            self.waits = false;
-        }
-        let (pts, shown) = (unit.pts, unit.shown);
-        self.backlog.push_back(Waiting { unit, pts, shown, next: 0 });
+        self.budget.want(unit.bytes);
+        self.backlog.push(Instant::now(), unit);
     }
 
     /// Whether pictures are among what was agreed upon.
@@ -281,44 +277,59 @@ impl Run<'_> {
         self.lines.iter().any(|line| line.kind == Kind::Video)
     }
 
-    /// Goes on at the next key frame.
+    /// It was too slow to read: goes on at the next key frame.
     fn wait(&mut self) {
-        self.backlog.retain(|waiting| waiting.unit.kind == Kind::Audio);
-        self.backlog.truncate(BACKLOG / 2);
-        self.waits = self.has_video();
-        self.seat.want_key_frame();
+        let left_out = self.backlog.wait();
+        self.session.figures().count_gap(left_out as u64);
     }
 
-    /// Sends what waits. True: there is more, a little later.
-    fn send_backlog(&mut self) -> Result<bool, Ended> {
-        let mut bytes = 0;
-        while let Some(mut waiting) = self.backlog.pop_front() {
-            let unit = waiting.unit.clone();
-            let out = if unit.kind == Kind::Video { &mut self.video } else { &mut self.audio };
+    /// Sends what waits, as far as the network takes it. Returns when there may be more; or gives the bell that says so.
+    fn send_backlog(&mut self, blocked: &mut Option<Arc<Notify>>) -> Option<Instant> {
+        let now = Instant::now();
+        let left_out = self.backlog.thin(now);
+        if left_out > 0 {
+            self.session.figures().count_gap(left_out as u64);
+        }
+        let mut room = ROOM;
+        while !self.backlog.is_empty() {
+            if room == ROOM && !self.link.has_room() {
+                *blocked = self.link.written();
+                return None;
+            }
+            let allowed = self.budget.allows(now);
+            let Some(mut waiting) = self.backlog.pop(allowed) else { break };
+            let is_picture = waiting.unit.kind == Kind::Video;
+            let out = if is_picture { &mut self.video } else { &mut self.audio };
             let Some(out) = out else { continue };
-            let time = wrapped(waiting.pts.to_ticks(out.clock_hz));
+            let ticks = wrapped(waiting.pts.to_ticks(out.clock_hz));
+            let unit = waiting.unit.clone();
             for packet in unit.packets.iter().skip(waiting.next) {
-                if bytes >= BURST_BYTES || !self.link.has_room() {
-                    self.backlog.push_front(waiting);
-                    return Ok(true);
+                if room == 0 || (is_picture && !self.budget.allows(now)) {
+                    break;
                 }
                 let mut api = self.link.rtc.direct_api();
-                let Some(stream) = api.stream_tx_by_mid(out.mid, None) else { break };
-                let time = time.wrapping_add(packet.ticks);
+                let Some(stream) = api.stream_tx_by_mid(out.mid, None) else {
+                    waiting.next = unit.packets.len();
+                    break;
+                };
+                let time = ticks.wrapping_add(packet.ticks);
                 let wallclock = waiting.shown.into_std();
                 let write =
                     RtpWrite::new(out.payload_type, out.sequence.into(), time, wallclock, packet.payload.clone());
-                let video = unit.kind == Kind::Video;
-                stream.write_rtp(write.marker(packet.marker).nackable(video).ext_vals(at_once(video)));
+                stream.write_rtp(write.marker(packet.marker).nackable(is_picture).ext_vals(at_once(is_picture)));
                 out.sequence += 1;
-                self.link.drain(&mut self.events)?;
-                bytes += packet.payload.len();
+                room -= 1;
                 waiting.next += 1;
+                self.budget.spend(packet.payload.len());
+            }
+            if waiting.next < unit.packets.len() {
+                self.backlog.put_back(waiting);
+                break;
             }
             self.session.figures().count(unit.bytes as u64, 1);
             self.session.figures().set_sent(unit.pts);
         }
-        Ok(false)
+        (!self.backlog.is_empty()).then(|| if room == 0 { now } else { self.budget.again() })
     }
 }
 
@@ -334,6 +345,13 @@ async fn closed(session: &Session, closed: &CancellationToken, hub: &Hub) -> &'s
         () = session.cancelled() => "closed by who runs this node",
         () = closed.cancelled() => "it said goodbye",
         () = hub.draining() => "this node is shutting down",
+    }
+}
+
+async fn written(line: Option<&Notify>) {
+    match line {
+        Some(line) => line.notified().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,8 @@
 //! `bench whep`: viewers of one stream by WebRTC. Each is a full agent of str0m that agrees on keys, answers what keeps a session alive, and
 //! throws the media away unread, so that the server is what is measured.
 
+mod floor;
+
 use std::collections::BTreeMap;
 use std::io::{IoSliceMut, Write, stdout};
 use std::net::SocketAddr;
@@ -48,6 +50,8 @@ struct Figures {
     packets_per_second: f64,
     megabits_per_second: f64,
     cpu_us_per_packet: f64,
+    /// Of a bare loop that sends the same.
+    floor_us_per_packet: f64,
     cpu_percent: f64,
     rss_kib_per_viewer: f64,
     connect_ms_median: f64,
@@ -79,11 +83,14 @@ pub(crate) fn run(args: &WhepArgs) -> Result<()> {
 
 fn measure(args: &WhepArgs, program: &Path) -> Result<Figures> {
     let server = Server::start(ServerKind::Culvert, Class::Shared, program)?;
-    let mut publisher = Publisher::start(server.address())?;
+    let mut publisher = Publisher::start_at(server.address(), args.megabits)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let figures = runtime.block_on(measure_on(&server, args));
     publisher.check()?;
-    figures.with_context(|| format!("the server's log ends:\n{}", server.log()))
+    let mut figures = figures.with_context(|| format!("the server's log ends:\n{}", server.log()))?;
+    drop((publisher, server));
+    figures.floor_us_per_packet = floor::measure(args.viewers, args.megabits, args.seconds)?;
+    Ok(figures)
 }
 
 async fn measure_on(server: &Server, args: &WhepArgs) -> Result<Figures> {
@@ -120,6 +127,7 @@ async fn measure_on(server: &Server, args: &WhepArgs) -> Result<Figures> {
         packets_per_second: packets as f64 / window.as_secs_f64(),
         megabits_per_second: bytes as f64 * 8.0 / 1e6 / window.as_secs_f64(),
         cpu_us_per_packet: cpu.as_secs_f64() * 1e6 / packets.max(1) as f64,
+        floor_us_per_packet: f64::NAN,
         cpu_percent: percent(cpu, window),
         rss_kib_per_viewer: rss_kib.saturating_sub(base_rss_kib) as f64 / f64::from(args.viewers),
         connect_ms_median: at(50),
@@ -222,6 +230,7 @@ fn table(figures: &Figures) -> String {
         "packets/s",
         "Mbit/s",
         "CPU us/packet",
+        "floor us/packet",
         "core %",
         "KiB/viewer",
         "connect p50/max ms",
@@ -233,6 +242,7 @@ fn table(figures: &Figures) -> String {
         format!("{:.0}", figures.packets_per_second),
         format!("{:.0}", figures.megabits_per_second),
         format!("{:.2}", figures.cpu_us_per_packet),
+        format!("{:.2}", figures.floor_us_per_packet),
         format!("{:.1}", figures.cpu_percent),
         format!("{:.1}", figures.rss_kib_per_viewer),
         format!("{:.0} / {:.0}", figures.connect_ms_median, figures.connect_ms_most),
