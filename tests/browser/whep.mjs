@@ -1,6 +1,7 @@
 // Plays a stream by WHEP in Chromium and says how it went, as JSON in one line.
 // node whep.mjs PAGE URL SECONDS [WAY [SCREENSHOT]]: PAGE is any page of the node, URL an http://../whep/NAME, WAY `tcp` to leave out all
-// candidates but those, or a number: the port of this machine at which the node is to be looked for instead.
+// candidates but those, `restart` to begin ICE anew by PATCH while it plays, or a number: the port of this machine at which the node is to be looked
+// for instead.
 import { open } from './launch.mjs';
 
 const [page_url, url, seconds, way, screenshot] = process.argv.slice(2);
@@ -29,6 +30,22 @@ try {
     }
     await peer.setRemoteDescription({ type: 'answer', sdp });
     video.play().catch(error => out.errors.push(`play: ${error.message}`));
+    if (way === 'restart') {
+      await first;
+      peer.restartIce();
+      await peer.setLocalDescription(await peer.createOffer({ iceRestart: true }));
+      const own = key => peer.localDescription.sdp.match(new RegExp(`^a=ice-${key}:.*$`, 'm'))[0];
+      const fragment = `${own('ufrag')}\r\n${own('pwd')}\r\n`;
+      const patch = tag => fetch(new URL(location, url), { method: 'PATCH', body: fragment,
+        headers: { 'Content-Type': 'application/trickle-ice-sdpfrag', 'If-Match': tag } });
+      out.stale = (await patch('"other"')).status;
+      const changed = await patch('*'), text = await changed.text();
+      out.restart = [changed.status, changed.headers.get('Content-Type'), changed.headers.get('ETag') !== response.headers.get('ETag')];
+      const theirs = key => text.match(new RegExp(`^a=ice-${key}:.*$`, 'm'))[0].trim();
+      for (const key of ['ufrag', 'pwd']) sdp = sdp.replace(new RegExp(`^a=ice-${key}:.*$`, 'gm'), `${theirs(key)}\r`).replace(/\r\r/g, '\r');
+      out.renamed = sdp !== peer.remoteDescription.sdp;
+      await peer.setRemoteDescription({ type: 'answer', sdp });
+    }
     const played = await run(seconds, 1000);
     played.first_frame_ms = Math.round(await Promise.race([first, new Promise(done => setTimeout(done, 1000, -1))]));
     const all = [...(await peer.getStats()).values()];

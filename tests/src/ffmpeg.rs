@@ -22,6 +22,10 @@ pub enum Media {
     H265Aac,
     /// AV1 and Opus.
     Av1Opus,
+    /// VP8 and Opus.
+    Vp8,
+    /// VP9 and Opus.
+    Vp9,
     /// H.264 alone.
     VideoOnly,
     /// AAC alone.
@@ -40,6 +44,7 @@ const H264: &str = "-c:v libx264 -preset ultrafast -bf 0 -g 25 -pix_fmt yuv420p"
 const CBR: &str = "-b:v 2M -minrate 2M -maxrate 2M -bufsize 400k -x264-params nal-hrd=cbr";
 const B_FRAMES: &str = "-c:v libx264 -preset veryfast -bf 2 -b_strategy 0 -g 25 -pix_fmt yuv420p";
 const H265: &str = "-c:v libx265 -preset ultrafast -g 25 -x265-params log-level=none -pix_fmt yuv420p";
+const VPX: &str = "-deadline realtime -cpu-used 8 -lag-in-frames 0 -g 25 -b:v 500k -pix_fmt yuv420p";
 const AV1: &str = "-c:v libsvtav1 -preset 12 -g 25 -pix_fmt yuv420p";
 
 impl Media {
@@ -49,6 +54,8 @@ impl Media {
             Media::BFrames => format!("{VIDEO} {AUDIO} {B_FRAMES} -c:a aac"),
             Media::H265Aac => format!("{VIDEO} {AUDIO} {H265} -c:a aac"),
             Media::Av1Opus => format!("{VIDEO} {AUDIO} {AV1} -c:a libopus"),
+            Media::Vp8 => format!("{VIDEO} {AUDIO} -c:v libvpx {VPX} -c:a libopus -ac 2"),
+            Media::Vp9 => format!("{VIDEO} {AUDIO} -c:v libvpx-vp9 {VPX} -c:a libopus -ac 2"),
             Media::VideoOnly => format!("{VIDEO} {H264}"),
             Media::AudioOnly => format!("{AUDIO} -c:a aac"),
             Media::H265G711 => format!("{VIDEO} {AUDIO} {H265} -c:a pcm_alaw -ar 8000 -ac 1"),

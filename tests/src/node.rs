@@ -36,18 +36,24 @@ impl TestNode {
         TestNode::with(port, &format!("cid: {cid}, "), yaml)
     }
 
+    /// The same at IPv6's loopback address, and nowhere else.
+    pub fn on_ipv6(yaml: &str) -> TestNode {
+        TestNode::in_dir(tempfile::tempdir().expect("a temporary folder"), "\"[::1]:0\"", "", yaml)
+    }
+
     fn with(port: u16, who: &str, yaml: &str) -> TestNode {
-        TestNode::in_dir(tempfile::tempdir().expect("a temporary folder"), port, who, yaml)
+        let listen = format!("127.0.0.1:{port}");
+        TestNode::in_dir(tempfile::tempdir().expect("a temporary folder"), &listen, who, yaml)
     }
 
     /// Ends it and starts it again on another port, with what it kept in its folder.
     pub async fn again(self, yaml: &str) -> TestNode {
         self.node.drain().await;
-        TestNode::in_dir(self.dir, 0, "", yaml)
+        TestNode::in_dir(self.dir, "127.0.0.1:0", "", yaml)
     }
 
-    fn in_dir(dir: TempDir, port: u16, who: &str, yaml: &str) -> TestNode {
-        let own = format!("listen: 127.0.0.1:{port}\nnode: {{{who}data_dir: {:?}}}\n", dir.path().join("data"));
+    fn in_dir(dir: TempDir, listen: &str, who: &str, yaml: &str) -> TestNode {
+        let own = format!("listen: {listen}\nnode: {{{who}data_dir: {:?}}}\n", dir.path().join("data"));
         let config = config::parse(&(own + yaml), Path::new("test.yaml")).unwrap_or_else(|fault| panic!("{fault}"));
         let node = Node::start(&config).unwrap_or_else(|fault| panic!("{fault:#}"));
         TestNode { node, dir }

@@ -76,7 +76,7 @@ async fn chromium_plays_h264_and_aac_by_low_latency_hls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chromium_plays_h264_and_opus_by_low_latency_hls() {
-    plays_by_hls_js("chromium_plays_h264_and_opus_by_low_latency_hls", Media::H264Opus, "opus").await;
+    plays_by_hls_js("chromium_plays_h264_and_opus_by_low_latency_hls", Media::H264Opus, "mp4a.40.2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

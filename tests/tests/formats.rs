@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use culvert_tests::ffmpeg::{Media, installed, skipped};
 use culvert_tests::view::{Viewer, by_websocket};
+use culvert_tests::wait::until;
 use culvert_tests::{Ffmpeg, TestNode};
 use tokio::process::Command;
 
@@ -127,4 +128,26 @@ async fn rtmpdump_plays() {
         })
         .await;
     played.assert_clean(Media::H264Aac, "rtmpdump");
+}
+
+/// ffmpeg 5 reads no Opus in FLV and in RTMP: what it hears there is AAC.
+#[tokio::test(flavor = "multi_thread")]
+async fn opus_is_heard_by_players_that_do_not_know_it() {
+    let test = "opus_is_heard_by_players_that_do_not_know_it";
+    let Some(five) = Ffmpeg::five(test) else { return };
+    let node = TestNode::start("");
+    let _publisher = five.publish(Media::H264Opus, &node.url("rtsp", "/live/a"));
+    node.until_live("live/a").await;
+    let (rtmp, flv) = (node.url("rtmp", "/live/a"), node.url("http", "/play/live/a.flv"));
+    for url in [&rtmp, &flv, &node.url("http", "/play/live/a.m3u8")] {
+        five.play(url).await.assert_clean(Media::H264Opus, url);
+    }
+    // And those who do may have it as it is.
+    let Some(nine) = Ffmpeg::nine("a part of opus_is_heard_by_players_that_do_not_know_it") else { return };
+    for (url, packaging) in [(&rtmp, "rtmp"), (&flv, "flv")] {
+        let url = format!("{url}?audio=opus");
+        let is_made = async || node.stream("live/a")?.packagings.contains(&packaging).then_some(());
+        let (played, ()) = tokio::join!(nine.play(&url), until(packaging, is_made));
+        played.assert_clean(Media::H264Opus, &url);
+    }
 }

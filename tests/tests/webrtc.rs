@@ -14,7 +14,7 @@ use culvert_tests::lossy::Lossy;
 use culvert_tests::media::{Script, into_hub};
 use culvert_tests::wait::{soon, until};
 use culvert_tests::{Ffmpeg, TestNode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -61,6 +61,35 @@ async fn chromium_plays_h264_and_opus_by_udp() {
 async fn chromium_hears_aac_and_needs_no_port_but_the_one() {
     let test = "chromium_hears_aac_and_needs_no_port_but_the_one";
     plays(test, Media::H264Aac, "tcp", "video/H264", "audio/opus").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_player_whose_network_changes_begins_ice_anew_and_goes_on() {
+    let test = "a_player_whose_network_changes_begins_ice_anew_and_goes_on";
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Opus));
+    node.until_live("live/a").await;
+    let url = node.url("http", "/whep/live/a");
+    let Some(played) = browse(test, "whep.mjs", &node, &[&url, "restart"]).await else { return };
+    let fragment = "application/trickle-ice-sdpfrag";
+    assert_eq!((&played["stale"], &played["restart"]), (&412.into(), &json!([200, fragment, true])), "{played}");
+    assert_played(&played, "udp", "video/H264", "audio/opus");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_vp8_vp9_and_av1_and_comes_by_ipv6() {
+    let test = "chromium_plays_vp8_vp9_and_av1_and_comes_by_ipv6";
+    let Some(nine) = Ffmpeg::nine(test) else { return };
+    let node = TestNode::on_ipv6("");
+    for (codec, media) in [("VP8", Media::Vp8), ("VP9", Media::Vp9), ("AV1", Media::Av1Opus)] {
+        let stream = format!("live/{codec}");
+        let publisher = nine.publish(media, &node.url("rtsp", &format!("/{stream}")));
+        node.until_live(&stream).await;
+        let url = node.url("http", &format!("/whep/{stream}"));
+        let Some(played) = browse(test, "whep.mjs", &node, &[&url, "udp"]).await else { return };
+        assert_played(&played, "udp", &format!("video/{codec}"), "audio/opus");
+        drop(publisher);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

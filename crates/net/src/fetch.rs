@@ -68,6 +68,9 @@ pub struct Fetcher {
     login: Option<(Origin, Login)>,
 }
 
+/// What is taken: all there is, and of FLV also that which older players do not know, so that a node of ours sends its Opus as it is.
+const ACCEPT: &str = "*/*, video/x-flv; codecs=\"opus\"";
+
 /// As the URL has them, percent-encoded.
 type Login = (String, Option<String>);
 
@@ -192,7 +195,10 @@ fn head(
 ) -> Result<Request<Empty<Bytes>>, FetchError> {
     let target = url.query().map_or_else(|| url.path().to_string(), |query| format!("{}?{query}", url.path()));
     let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
-    let mut request = Request::get(target).header(header::HOST, authority).header(header::USER_AGENT, "culvert");
+    let mut request = Request::get(target)
+        .header(header::HOST, authority)
+        .header(header::USER_AGENT, "culvert")
+        .header(header::ACCEPT, ACCEPT);
     let own = (url.username().to_string(), url.password().map(str::to_string));
     let has_own = !own.0.is_empty() || own.1.is_some();
     if let Some((user, password)) = if has_own { Some(&own) } else { login } {

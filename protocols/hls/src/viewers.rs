@@ -200,6 +200,7 @@ impl Viewers {
                 channel
             }
         };
+        let tracks = channel.lock().window.tracks().clone();
         Ok((Arc::new(channel.seat(admission.into_session())), tracks))
     }
 

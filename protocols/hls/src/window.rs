@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use culvert_formats::fmp4::{self, Gather};
+use culvert_formats::sound::InAac;
 use culvert_media::{Frame, Time, Tracks};
 
 /// How a stream is cut (`hls` in the configuration).
@@ -54,6 +55,8 @@ pub(crate) struct Segment {
 #[derive(Debug)]
 pub(crate) struct Window {
     settings: Settings,
+    /// Sound that not every player takes becomes AAC.
+    stage: InAac,
     gather: Gather,
     /// Initialisation segments that are referred to, with their numbers.
     maps: VecDeque<(u64, Bytes)>,
@@ -113,11 +116,13 @@ impl Window {
     /// A window of a stream of these tracks whose first segment has this number, after so many discontinuities. Whoever has seen an earlier
     /// window of it must find no number that goes back or means something else.
     pub(crate) fn new(settings: Settings, tracks: &Tracks, number: u64, discontinuities: u64) -> Window {
+        let stage = InAac::new(tracks, true);
         Window {
             settings,
-            gather: Gather::new(tracks),
+            gather: Gather::new(stage.tracks()),
             // From the same number on as segments, for the same reason.
-            maps: VecDeque::from([(number, fmp4::init(tracks))]),
+            maps: VecDeque::from([(number, fmp4::init(stage.tracks()))]),
+            stage,
             segments: VecDeque::new(),
             unlisted: 0,
             open: None,
@@ -141,13 +146,19 @@ impl Window {
 
     /// What follows is of these tracks.
     pub(crate) fn handle_tracks(&mut self, tracks: &Tracks) {
-        if self.gather.suits(tracks) {
+        self.stage.set_tracks(tracks);
+        if self.gather.suits(self.stage.tracks()) {
             return;
         }
         self.handle_gap();
-        self.gather = Gather::new(tracks);
+        self.gather = Gather::new(self.stage.tracks());
         let number = self.maps.back().map_or(0, |(number, _)| number + 1);
-        self.maps.push_back((number, fmp4::init(tracks)));
+        self.maps.push_back((number, fmp4::init(self.stage.tracks())));
+    }
+
+    /// What its segments hold.
+    pub(crate) fn tracks(&self) -> &Tracks {
+        self.stage.tracks()
     }
 
     /// What follows does not follow from what came before, and begins with a key frame.
@@ -155,6 +166,7 @@ impl Window {
         if self.open.is_some() {
             self.end_segment(self.last_end());
         }
+        self.stage.restart();
         self.gather.restart();
         (self.broken, self.key, self.waiting) = (true, None, None);
     }
@@ -167,17 +179,24 @@ impl Window {
 
     /// The next frame. True: there is a new part or segment.
     pub(crate) fn handle_frame(&mut self, frame: &Frame) -> bool {
-        if !self.gather.carries(frame.track) {
-            return false;
-        }
         let before = self.edge();
+        let mut made = Vec::new();
+        self.stage.push(frame, |frame| made.push(frame.clone()));
+        made.iter().for_each(|frame| self.cut(frame));
+        self.edge() != before
+    }
+
+    fn cut(&mut self, frame: &Frame) {
+        if !self.gather.carries(frame.track) {
+            return;
+        }
         let leads = self.gather.leader() == Some(frame.track);
         let begins = leads && frame.key;
         if self.open.is_none() {
             // Of sound whose pictures do not come, at last.
             let since = *self.waiting.get_or_insert(frame.dts);
             if !begins && (leads || frame.dts - since < WITHOUT_LEADER) {
-                return false;
+                return;
             }
             self.begin_segment(frame, frame.dts, begins);
         } else if leads || frame.dts - self.last > WITHOUT_LEADER {
@@ -187,7 +206,6 @@ impl Window {
         self.broken |= frame.discontinuity && !begins;
         self.part_independent |= begins;
         self.gather.push(frame);
-        self.edge() != before
     }
 
     /// A frame that the others are cut by: ends the part or the segment before it where it is time to.

@@ -91,7 +91,10 @@ impl Live {
             let body = match *http.method() {
                 // Without a length, like the answer to GET would be.
                 Method::HEAD => Body::new(LiveBody::ended()),
-                _ => Body::new(LiveBody::begin(request.player(admission, false), self.pace.stall)),
+                _ => Body::new(LiveBody::begin(
+                    request.player(admission, false, text(headers, header::ACCEPT)),
+                    self.pace.stall,
+                )),
             };
             let response = Response::builder()
                 .header(header::CONTENT_TYPE, request.format.media_type())
@@ -113,10 +116,11 @@ impl Live {
             .header(header::SEC_WEBSOCKET_ACCEPT, ws::accept_key(key));
         let response = response.body(Body::empty()).expect("an accept key is base64");
         let live = self.clone();
+        let player = request.player(admission, true, text(headers, header::ACCEPT));
         self.gate.hub().spawn(async move {
             if let Ok(upgraded) = hyper::upgrade::on(http).await {
                 let conn = Conn::other(TokioIo::new(upgraded), remote.address, remote.secure);
-                live.begin(conn, request.player(admission, true), class, true);
+                live.begin(conn, player, class, true);
             }
         });
         Ok(response)

@@ -46,6 +46,8 @@ pub struct Request {
     pub class: Option<Class>,
     /// `?chunk=50ms`: what comes within so much is one fragment of MP4. Otherwise each frame is one.
     pub merged: bool,
+    /// `?audio=`: whether sound may be Opus in FLV.
+    pub opus: Option<bool>,
     /// The query string, without `?`.
     pub query: String,
 }
@@ -68,6 +70,11 @@ pub fn claims(target: &str) -> Option<Result<Request, NameError>> {
             Some(_) | None => None,
         },
         merged: parameter(query, "chunk").as_deref() == Some("50ms"),
+        opus: match parameter(query, "audio").as_deref() {
+            Some("opus") => Some(true),
+            Some("aac") => Some(false),
+            Some(_) | None => None,
+        },
         query: query.to_string(),
     }))
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use culvert_formats::sound::WithAac;
 use culvert_formats::{flv, fmp4};
 use culvert_hub::{Action, Admission, Attached, Class, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, Sender};
 use culvert_media::Tracks;
@@ -62,9 +63,12 @@ impl Request {
         }
     }
 
-    /// The packaging that was asked for.
-    pub(crate) fn player(&self, admission: Admission, upgrade: bool) -> Player {
+    /// The packaging that was asked for. FLV has Opus, which only newer players know, where the URL or the field `Accept` asks for that.
+    pub(crate) fn player(&self, admission: Admission, upgrade: bool, accept: Option<&str>) -> Player {
+        let opus = self.opus.unwrap_or_else(|| accept.is_some_and(|accept| accept.contains("codecs=\"opus\"")));
         match (self.format, upgrade) {
+            (Format::Flv, true) if !opus => admission.play_as::<WithAac<flv::WsMux>>(),
+            (Format::Flv, false) if !opus => admission.play_as::<WithAac<flv::Mux>>(),
             (Format::Raw, _) => admission.play_as::<flv::RawMux>(),
             (Format::Flv, true) => admission.play_as::<flv::WsMux>(),
             (Format::Flv, false) => admission.play_as::<flv::Mux>(),
@@ -141,7 +145,7 @@ impl Live {
         conn.set_nodelay(true);
         conn.set_notsent_lowat(UNSENT_BYTES);
         if timeout(self.pace.stall, conn.write_all(hello.as_bytes())).await.is_ok_and(|r| r.is_ok()) {
-            self.begin(conn, request.player(admission, upgrade), class, upgrade);
+            self.begin(conn, request.player(admission, upgrade, head.header("accept")), class, upgrade);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use culvert_formats::flv::{TagKind, TagWriter};
+use culvert_formats::sound::NamedInAac;
 use culvert_media::{Chunk, Frame, Time, Tracks};
 
 use crate::session::{OUT_CHUNK_SIZE, STREAM_ID};
@@ -62,6 +63,10 @@ impl culvert_media::Mux for Mux {
         };
         out.push(Chunk { data: data.into(), entry, time: frame.dts });
     }
+}
+
+impl NamedInAac for Mux {
+    const NAME_IN_AAC: &'static str = "rtmp-aac";
 }
 
 impl Mux {

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use culvert_formats::flv::{self, Demux};
+use culvert_formats::sound::WithAac;
 use culvert_hub::{Action, Ask, Attached, Class, Credentials, End, Gate, Outlet, Pace, Publisher, Refusal, parameter};
 use culvert_media::StreamName;
 use culvert_net::{Conn, ReadHalf};
@@ -311,7 +312,14 @@ impl Peer {
                             Some(_) | None => self.pace.class,
                         };
                         if let Some(write) = self.write.take() {
-                            let player = admission.play_as::<crate::Mux>();
+                            let chosen = parameter(&request.query, "audio");
+                            let player = match chosen.as_deref() {
+                                Some("opus") => admission.play_as::<crate::Mux>(),
+                                _ if request.takes_opus && chosen.as_deref() != Some("aac") => {
+                                    admission.play_as::<crate::Mux>()
+                                }
+                                _ => admission.play_as::<WithAac<crate::Mux>>(),
+                            };
                             self.role = Role::Playing(player.attach(write, class, self.pace));
                         }
                     }

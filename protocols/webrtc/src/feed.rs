@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use culvert_formats::rtp::Cutter;
-use culvert_formats::sound::ToOpus;
+use culvert_formats::sound::Transcoder;
 use culvert_hub::{Admission, Hub, Next, Subscriber, Wish};
 use culvert_media::codec::{self, h264, h265};
 use culvert_media::{Codec, Frame, Kind, StreamName, Time, Track, TrackId, Tracks};
@@ -74,7 +74,7 @@ impl Sent {
             return Sent { video, audio: Some(audio), source: None };
         }
         let sounds = tracks.iter().filter(|track| track.kind() == Kind::Audio);
-        let made = sounds.into_iter().find_map(|source| Some((source, ToOpus::new(source)?)));
+        let made = sounds.into_iter().find_map(|source| Some((source, Transcoder::new(source, Codec::Opus)?)));
         let (source, audio) = made.map(|(source, to_opus)| (source.clone(), to_opus.track().clone())).unzip();
         Sent { video, audio, source }
     }
@@ -274,7 +274,7 @@ struct Worker<'a> {
     video: Option<(TrackId, Cutter)>,
     audio: Option<(TrackId, Cutter)>,
     /// Makes Opus of the sound.
-    to_opus: Option<ToOpus>,
+    to_opus: Option<Transcoder>,
     /// The latest presentation of the pictures since the last key frame.
     shown: Time,
     /// A moment by the media's clock and by ours.
@@ -329,13 +329,13 @@ impl<'a> Worker<'a> {
                         (video.codec, is_h265.then(|| h265::highest_temporal_id(&video.config)).flatten())
                     });
                     if sent.source != state.sent.source || self.to_opus.is_none() {
-                        self.to_opus = sent.source.as_ref().and_then(ToOpus::new);
+                        self.to_opus = sent.source.as_ref().and_then(|source| Transcoder::new(source, Codec::Opus));
                     }
                     state.sent = sent;
                 }
                 Next::Gap(_) => {
                     self.feed.lock().forget();
-                    self.to_opus.iter_mut().for_each(ToOpus::restart);
+                    self.to_opus.iter_mut().for_each(Transcoder::restart);
                 }
                 Next::End(_) => return Over::Ended,
             }

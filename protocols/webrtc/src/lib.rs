@@ -5,6 +5,7 @@
 //! (RFC 8445 2.5): who wants something finds us. Frames are cut into payloads once for all viewers of a stream.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod backlog;
 mod budget;
 mod crowd;
@@ -14,6 +15,7 @@ pub mod offer;
 mod proof;
 mod routes;
 mod server;
+mod session;
 mod settings;
 mod tcp;
 mod udp;

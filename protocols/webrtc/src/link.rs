@@ -5,13 +5,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use str0m::change::SdpOffer;
 use str0m::net::{DatagramRecv, Protocol, Receive, Transmit};
 use str0m::{Event, Input, Output, Rtc, RtcError};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use crate::proof::{Proof, Verdict};
+use crate::answer::{fragment, placed, restarted};
+use crate::proof::{Proof, Remote, Verdict};
 use crate::routes::{Datagram, Entry, Path};
+use crate::session::Restart;
 use crate::udp::Udp;
 
 /// Most bytes that go to the kernel at once (its own limit is 64 KiB).
@@ -24,9 +27,12 @@ pub(crate) const ROOM: usize = 128;
 /// A peer and how to reach it.
 pub(crate) struct Link {
     pub(crate) rtc: Rtc,
+    /// What it was begun with.
+    offer: String,
     udp: Option<Udp>,
     entry: Entry,
-    pub(crate) inbox: mpsc::Receiver<Datagram>,
+    inbox: mpsc::Receiver<Datagram>,
+    asked: mpsc::Receiver<Restart>,
     /// What we said where we are: the agent is told that datagrams came there, wherever they did, for a router may have sent them on.
     own: Vec<SocketAddr>,
     /// The addresses that the peer has sent from, each with the address of ours to which that was, so that answers come from there.
@@ -37,6 +43,12 @@ pub(crate) struct Link {
     sent_to: Option<Path>,
     burst: Burst,
     refused: u64,
+}
+
+/// What a peer's task hears.
+pub(crate) enum Heard {
+    Datagram(Datagram),
+    Restart(Restart),
 }
 
 /// Datagrams of one size for one peer, on their way to the kernel together.
@@ -53,17 +65,20 @@ struct Burst {
 impl Link {
     pub(crate) fn new(
         rtc: Rtc,
+        offer: String,
         proof: Proof,
         udp: Option<Udp>,
         entry: Entry,
-        inbox: mpsc::Receiver<Datagram>,
+        (inbox, asked): (mpsc::Receiver<Datagram>, mpsc::Receiver<Restart>),
         own: Vec<SocketAddr>,
     ) -> Link {
         Link {
             rtc,
+            offer,
             udp,
             entry,
             inbox,
+            asked,
             own,
             peers: HashMap::new(),
             proof,
@@ -73,8 +88,38 @@ impl Link {
         }
     }
 
+    /// The next thing for it. None: its entry is gone. Cancel safe.
+    pub(crate) async fn hear(&mut self) -> Option<Heard> {
+        tokio::select! {
+            datagram = self.inbox.recv() => datagram.map(Heard::Datagram),
+            // Whoever could ask lives as long as the session.
+            Some(restart) = self.asked.recv() => Some(Heard::Restart(restart)),
+        }
+    }
+
+    /// Takes what was heard.
+    pub(crate) fn handle(&mut self, heard: Heard) {
+        match heard {
+            Heard::Datagram(datagram) => self.take(&datagram),
+            Heard::Restart(Restart { remote, answer }) => {
+                // Who asked may have gone.
+                answer.send(self.restart(remote)).ok();
+            }
+        }
+    }
+
+    /// ICE begins anew, with other credentials on both sides; keys and media go on (RFC 8445 9).
+    fn restart(&mut self, remote: Remote) -> Result<String, String> {
+        let offer = SdpOffer::from_sdp_string(&restarted(&self.offer, &remote)).map_err(|why| why.to_string())?;
+        let answer = self.rtc.sdp_api().accept_offer(offer).map_err(|why| why.to_string())?;
+        let name = self.rtc.direct_api().local_ice_credentials().ufrag;
+        self.entry.rename(&name);
+        self.proof.restart(remote, &name);
+        Ok(fragment(&placed(&answer.to_sdp_string())))
+    }
+
     /// Takes what came. What is wrong with it is counted, and nobody is told (security.md S21).
-    pub(crate) fn take(&mut self, datagram: &Datagram) {
+    fn take(&mut self, datagram: &Datagram) {
         let Path { tcp, peer } = datagram.path;
         // More addresses than a peer has: the agent would keep them all.
         if self.peers.len() >= PEERS && !self.peers.contains_key(&peer) {

@@ -26,6 +26,15 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
+    /// Its name, as binding requests have it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
+
     /// Of the first media that says it. None: the offer has none, and str0m will refuse it.
     pub(crate) fn of(offer: &str) -> Option<Remote> {
         let first = |key: &str| offer.lines().find_map(|line| line.strip_prefix(key)).map(str::to_string);
@@ -58,6 +67,13 @@ impl Proof {
     pub(crate) fn new(crypto: Arc<CryptoProvider>, remote: Remote, own_name: &str) -> Proof {
         let username = format!("{}:{own_name}", remote.name);
         Proof { crypto, remote, username, proven: None, asked: Vec::new() }
+    }
+
+    /// The peer has other credentials now, and knows us by another name.
+    pub(crate) fn restart(&mut self, remote: Remote, own_name: &str) {
+        self.username = format!("{}:{own_name}", remote.name);
+        self.remote = remote;
+        self.asked.clear();
     }
 
     /// Keys were agreed upon there.

@@ -64,7 +64,8 @@ struct Line {
 /// A session's entry; dropping it takes it out.
 pub(crate) struct Entry {
     routes: Routes,
-    name: String,
+    /// The last is the one that holds; the one before is still said by who has not heard of it.
+    names: Vec<String>,
     paths: Vec<Path>,
     inbox: Inbox,
 }
@@ -92,7 +93,7 @@ impl Routes {
     pub(crate) fn enter(&self, name: &str) -> (Entry, mpsc::Receiver<Datagram>) {
         let (inbox, receiver) = mpsc::channel(WAITING);
         self.table().names.insert(name.to_string(), inbox.clone());
-        (Entry { routes: self.clone(), name: name.to_string(), paths: Vec::new(), inbox }, receiver)
+        (Entry { routes: self.clone(), names: vec![name.to_string()], paths: Vec::new(), inbox }, receiver)
     }
 
     /// Passes a datagram on. False: nobody wants it, and nobody answers (security.md S21).
@@ -165,6 +166,16 @@ impl Entry {
         table.paths.insert(path, self.inbox.clone());
     }
 
+    /// It has this name as well from now on.
+    pub(crate) fn rename(&mut self, name: &str) {
+        let mut table = self.routes.table();
+        if self.names.len() > 1 {
+            table.names.remove(&self.names.remove(0));
+        }
+        self.names.push(name.to_string());
+        table.names.insert(name.to_string(), self.inbox.clone());
+    }
+
     /// Whether a path leads to it.
     pub(crate) fn is_bound(&self) -> bool {
         !self.paths.is_empty()
@@ -178,7 +189,9 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         let mut table = self.routes.table();
-        table.names.remove(&self.name);
+        for name in &self.names {
+            table.names.remove(name);
+        }
         for path in &self.paths {
             // A path may have become another session's.
             if table.paths.get(path).is_some_and(|inbox| inbox.same_channel(&self.inbox)) {

@@ -10,7 +10,8 @@ use axum::body::Body;
 use axum::extract::{Extension, Request as HttpRequest};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use culvert_hub::{Action, Gate, Remote, Sender, parameter, stream_in_path};
+use bytes::Bytes;
+use culvert_hub::{Action, Gate, Remote, Sender, stream_in_path};
 use culvert_media::{Kind, StreamName};
 use culvert_net::{Conn, web};
 use http::request::Parts;
@@ -22,15 +23,18 @@ use str0m::crypto::from_feature_flags;
 use str0m::net::TcpType;
 use str0m::rtp::Extension as RtpExtension;
 use str0m::{Candidate, RtcConfig};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::placed;
 use crate::crowd::{Crowd, Place};
 use crate::feed::{Feeds, Over, Sent};
 use crate::link::Link;
 use crate::offer::{MAX_BYTES, Offer};
 use crate::proof::{Proof, Remote as Peer};
 use crate::routes::Routes;
+use crate::session::{Handle, delete, patch};
 use crate::settings::{Settings, addresses};
 use crate::tcp;
 use crate::udp::Udp;
@@ -58,7 +62,7 @@ struct Inner {
     feeds: Feeds,
     certificate: Option<DtlsCert>,
     crypto: Arc<str0m::crypto::CryptoProvider>,
-    sessions: Mutex<HashMap<String, CancellationToken>>,
+    sessions: Mutex<HashMap<String, Handle>>,
     crowd: Crowd,
     silence: Duration,
 }
@@ -79,7 +83,7 @@ impl Drop for Open {
 const REPORTS: Duration = Duration::from_secs(1);
 
 /// What goes wrong, with what to tell: status, a stable word, a sentence.
-struct Fault(u16, &'static str, String);
+pub(crate) struct Fault(pub(crate) u16, pub(crate) &'static str, pub(crate) String);
 
 impl WebRtc {
     /// WebRTC behind this gate, with a socket for datagrams at `listen`, the very address of the one port. Where that cannot be had, it goes by
@@ -134,7 +138,7 @@ impl WebRtc {
             .layer(Extension(self.clone()))
     }
 
-    fn sessions(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+    pub(crate) fn sessions(&self) -> MutexGuard<'_, HashMap<String, Handle>> {
         self.0.sessions.lock().expect("no code panics while it holds the sessions")
     }
 
@@ -163,8 +167,9 @@ impl WebRtc {
         let sent = seat.sent();
         let lines = lines(&sent, &offer)?;
         let waiting = Some(self.crowd(remote)?);
-        let (link, answer) = self.link(&offer, &lines, &sender)?;
-        let (open, closed) = self.enter()?;
+        let (link, answer, handle) = self.link(offer, &lines, &sender)?;
+        let closed = handle.closed.clone();
+        let open = self.enter(handle)?;
         let id = open.id.clone();
         let player = Player { link, session: admission.into_session(), seat, lines, closed, waiting };
         let hub = inner.gate.hub().clone();
@@ -200,8 +205,9 @@ impl WebRtc {
         // An offer that is good for nothing ends nobody's stream.
         inner.gate.may(&ask).await.map_err(refused)?;
         let waiting = Some(self.crowd(remote)?);
-        let (link, answer) = self.link(&offer, &lines, &sender)?;
-        let (open, closed) = self.enter()?;
+        let (link, answer, handle) = self.link(offer, &lines, &sender)?;
+        let closed = handle.closed.clone();
+        let open = self.enter(handle)?;
         let id = open.id.clone();
         let publisher = inner.gate.publish(&ask).await.map_err(refused)?;
         let source = Source { link, publisher, lines, closed, waiting, silence: inner.silence };
@@ -215,7 +221,7 @@ impl WebRtc {
     }
 
     /// A peer that made this offer, and our answer: these lines of it and no others.
-    fn link(&self, offer: &Offer, lines: &[Line], sender: &Sender<'_>) -> Result<(Link, String), Fault> {
+    fn link(&self, offer: Offer, lines: &[Line], sender: &Sender<'_>) -> Result<(Link, String, Handle), Fault> {
         let inner = &self.0;
         let mut types: Vec<_> =
             lines.iter().flat_map(|line| [Some(line.chosen.payload_type), line.chosen.rtx]).flatten().collect();
@@ -239,8 +245,11 @@ impl WebRtc {
         let answer = rtc.sdp_api().accept_offer(parsed).map_err(|why| bad(why.to_string()))?;
         let peer =
             Peer::of(&offer.text).ok_or_else(|| bad("it has no ICE credentials (a=ice-ufrag, a=ice-pwd)".into()))?;
-        let proof = Proof::new(inner.crypto.clone(), peer, &name);
-        Ok((Link::new(rtc, proof, inner.udp.clone(), entry, inbox, own), placed(&answer.to_sdp_string())))
+        let proof = Proof::new(inner.crypto.clone(), peer.clone(), &name);
+        let (restarts, asked) = mpsc::channel(1);
+        let handle = Handle { closed: CancellationToken::new(), restarts, remote: peer, restarted: 0 };
+        let link = Link::new(rtc, offer.text, proof, inner.udp.clone(), entry, (inbox, asked), own);
+        Ok((link, placed(&answer.to_sdp_string()), handle))
     }
 
     /// A place among those of this address that are not connected yet.
@@ -250,11 +259,10 @@ impl WebRtc {
     }
 
     /// A session that its peer may end.
-    fn enter(&self) -> Result<(Open, CancellationToken), Fault> {
+    fn enter(&self, handle: Handle) -> Result<Open, Fault> {
         let id = random().ok_or_else(|| Fault(500, "no-random", "the system gives no random bytes".into()))?;
-        let closed = CancellationToken::new();
-        self.sessions().insert(id.clone(), closed.clone());
-        Ok((Open { webrtc: self.clone(), id }, closed))
+        self.sessions().insert(id.clone(), handle);
+        Ok(Open { webrtc: self.clone(), id })
     }
 
     /// The answer to an offer, as RFC 9725 4.2 has it.
@@ -270,7 +278,7 @@ impl WebRtc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP));
         let mut set = |name, value: String| HeaderValue::from_str(&value).map(|value| headers.insert(name, value)).ok();
         set(header::LOCATION, location);
-        set(header::ETAG, format!("\"{id}\""));
+        set(header::ETAG, format!("\"{id}-0\""));
         for server in &self.0.settings.ice_servers {
             let credential = server.credential.as_ref().map_or(String::new(), |(user, password)| {
                 format!("; username=\"{user}\"; credential=\"{password}\"; credential-type=\"password\"")
@@ -284,7 +292,7 @@ impl WebRtc {
 }
 
 /// Any page may read it.
-fn open(mut response: Response) -> Response {
+pub(crate) fn open(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
     set(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
@@ -335,38 +343,6 @@ fn unplayable(over: &Over, stream: &StreamName) -> Fault {
     }
 }
 
-/// The answer with its candidates where a browser looks for them: str0m puts them into the first section, which may be one that is rejected
-/// (its port is 0, RFC 8829 5.3.1) and is then not looked at.
-fn placed(answer: &str) -> String {
-    let is_media = |line: &&str| line.starts_with("m=");
-    let is_rejected = |line: &str| line.split(' ').nth(1) == Some("0");
-    let lines: Vec<&str> = answer.lines().collect();
-    if !lines.iter().find(|line| is_media(line)).is_some_and(|first| is_rejected(first)) {
-        return answer.to_string();
-    }
-    let is_candidate = |line: &&str| line.starts_with("a=candidate:") || *line == "a=end-of-candidates";
-    let (candidates, others): (Vec<&str>, Vec<&str>) = lines.into_iter().partition(is_candidate);
-    let mut out = String::with_capacity(answer.len());
-    let (mut is_here, mut left) = (false, Some(candidates));
-    let mut put = |line: &str| {
-        out.push_str(line);
-        out.push_str("\r\n");
-    };
-    for line in others {
-        if line.starts_with("m=") {
-            if is_here {
-                left.take().into_iter().flatten().for_each(&mut put);
-            }
-            is_here = !is_rejected(line);
-        }
-        put(line);
-    }
-    if is_here {
-        left.take().into_iter().flatten().for_each(&mut put);
-    }
-    out
-}
-
 /// By UDP, and by TCP for who comes to us.
 fn candidates(address: SocketAddr, by_udp: bool) -> impl Iterator<Item = Candidate> {
     let udp = Candidate::builder().udp().host(address).build().ok().filter(|_| by_udp);
@@ -404,14 +380,19 @@ async fn answer(webrtc: &WebRtc, http: HttpRequest, action: Action) -> Result<Re
     if !kind.starts_with(SDP) && !kind.starts_with("text/plain") {
         return Err(Fault(415, "no-sdp", format!("the body must be {SDP}, not {kind}")));
     }
-    let body = timeout(BODY, Limited::new(body, MAX_BYTES).collect()).await;
-    let body = body.map_err(|_| Fault(408, "slow", "the offer did not come in time".into()))?;
-    let body = body.map_err(|_| Fault(413, "too-large", format!("an offer has at most {} KiB", MAX_BYTES >> 10)))?;
-    let body = body.to_bytes();
+    let body = read(body, MAX_BYTES).await?;
     match action {
         Action::Play => webrtc.play(&stream, &remote, &parts, &body).await,
         Action::Publish => webrtc.publish(&stream, &remote, &parts, &body).await,
     }
+}
+
+/// A body, whole.
+pub(crate) async fn read(body: Body, most: usize) -> Result<Bytes, Fault> {
+    let body = timeout(BODY, Limited::new(body, most).collect()).await;
+    let body = body.map_err(|_| Fault(408, "slow", "the body did not come in time".into()))?;
+    let body = body.map_err(|_| Fault(413, "too-large", format!("the body may have {} KiB", most >> 10)))?;
+    Ok(body.to_bytes())
 }
 
 fn stream(http: &Parts) -> Result<StreamName, Fault> {
@@ -419,36 +400,6 @@ fn stream(http: &Parts) -> Result<StreamName, Fault> {
     let name =
         ["/whep/", "/webrtc/play/", "/whip/", "/webrtc/push/"].iter().find_map(|prefix| path.strip_prefix(prefix));
     stream_in_path(name.unwrap_or_default()).map_err(|why| Fault(404, "no-stream", why.to_string()))
-}
-
-/// Candidates that come one by one are of no use to us: who wants something finds us.
-async fn patch(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
-    let status = match session(&webrtc, &http) {
-        Some(_) => StatusCode::NO_CONTENT,
-        None => return unknown(),
-    };
-    open(status.into_response())
-}
-
-async fn delete(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
-    match session(&webrtc, &http) {
-        Some(closed) => {
-            closed.cancel();
-            open(StatusCode::OK.into_response())
-        }
-        None => unknown(),
-    }
-}
-
-/// Whoever has the id has the session.
-fn session(webrtc: &WebRtc, http: &HttpRequest) -> Option<CancellationToken> {
-    let id = parameter(http.uri().query().unwrap_or_default(), "session")?;
-    webrtc.sessions().get(id.as_str()).cloned()
-}
-
-fn unknown() -> Response {
-    let what = "there is no such session, or it has ended";
-    open(web::refusal(404, "no-session", what).map(Body::from).into_response())
 }
 
 async fn preflight() -> Response {
@@ -459,20 +410,4 @@ async fn preflight() -> Response {
     set(header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type, If-Match");
     set(HeaderName::from_static("accept-post"), SDP);
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn candidates_are_where_something_is_agreed_upon() {
-        let answer = |first: &str, second: &str| {
-            format!("v=0\r\n{first}\r\na=mid:0\r\na=candidate:1 x\r\na=end-of-candidates\r\n{second}\r\na=mid:1\r\n")
-        };
-        let good = answer("m=video 9 x 96", "m=audio 9 x 111");
-        assert_eq!(placed(&good), good);
-        let moved = "v=0\r\nm=video 0 x 96\r\na=mid:0\r\nm=audio 9 x 111\r\na=mid:1\r\na=candidate:1 x\r\na=end-of-candidates\r\n";
-        assert_eq!(placed(&answer("m=video 0 x 96", "m=audio 9 x 111")), moved);
-    }
 }

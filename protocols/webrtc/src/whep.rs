@@ -167,8 +167,8 @@ impl Run<'_> {
             let wake =
                 if self.is_connected { due } else { due.min(if self.link.is_found() { deadline } else { unfound }) };
             tokio::select! {
-                datagram = self.link.inbox.recv() => match datagram {
-                    Some(datagram) => self.link.take(&datagram),
+                heard = self.link.hear() => match heard {
+                    Some(heard) => self.link.handle(heard),
                     None => return Err(Ended::Lost("its entry is gone")),
                 },
                 heard = hear(self.seat, self.live.as_mut()) => match heard {

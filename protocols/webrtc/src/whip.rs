@@ -183,8 +183,8 @@ impl Run<'_> {
             let wake = [Some(due), waiting, key, Some(limit)].into_iter().flatten().min().unwrap_or(due);
             let Source { link, publisher, closed, .. } = &mut *self.source;
             tokio::select! {
-                datagram = link.inbox.recv() => match datagram {
-                    Some(datagram) => link.take(&datagram),
+                heard = link.hear() => match heard {
+                    Some(heard) => link.handle(heard),
                     None => return Err(Ended::Lost("its entry is gone")),
                 },
                 () = sleep_until(wake) => {

@@ -6,6 +6,7 @@ use culvert_media::{Chunk, Frame, Time, Tracks};
 use super::tag::{TAG_OVERHEAD_BYTES, file_header, write_tag};
 use super::write::{TagWriter, wrapped_ms};
 use super::{MAX_TAG_BYTES, TagKind};
+use crate::sound::NamedInAac;
 
 /// FLV as a plain byte stream.
 pub type Mux = Packer<false>;
@@ -18,6 +19,10 @@ pub struct Packer<const WS: bool> {
     writer: TagWriter,
     /// Of the latest frame.
     time: Time,
+}
+
+impl<const WS: bool> NamedInAac for Packer<WS> {
+    const NAME_IN_AAC: &'static str = if WS { "ws-flv-aac" } else { "flv-aac" };
 }
 
 impl<const WS: bool> culvert_media::Mux for Packer<WS> {

@@ -5,7 +5,7 @@ use culvert_media::{Codec, Frame, Time, TrackId, Tracks};
 
 use super::fragment::{self, Arrival, Run, Sample};
 use super::{Line, lines};
-use crate::sound::ToOpus;
+use crate::sound::Transcoder;
 
 /// Frames become fragments, as many frames in one as are pushed before it is written.
 ///
@@ -23,7 +23,7 @@ pub struct Gather {
 struct Pending {
     line: Line,
     /// What makes its samples of what comes, where that is coded otherwise.
-    voice: Option<ToOpus>,
+    voice: Option<Transcoder>,
     samples: Vec<Sample>,
     /// Decoding time of the first and of the last of them, or of the last one written, in ticks.
     first: u64,
@@ -39,7 +39,7 @@ impl Gather {
     /// For fragments behind the initialisation segment of these tracks.
     pub fn new(tracks: &Tracks) -> Gather {
         let pending = |line: Line| {
-            let voice = line.source.as_ref().and_then(ToOpus::new);
+            let voice = line.source.as_ref().and_then(|source| Transcoder::new(source, Codec::Opus));
             Pending { line, voice, samples: Vec::new(), first: 0, last: None, usual: None }
         };
         Gather { lines: lines(tracks).into_iter().map(pending).collect(), sequence: 0, arrival: None }
@@ -90,7 +90,7 @@ impl Gather {
     pub fn restart(&mut self) {
         for pending in &mut self.lines {
             pending.last = None;
-            pending.voice.iter_mut().for_each(ToOpus::restart);
+            pending.voice.iter_mut().for_each(Transcoder::restart);
         }
     }
 

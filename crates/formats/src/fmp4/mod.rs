@@ -22,7 +22,7 @@ pub use mux::{MergedMux, MergedWsMux, Mux, Packer, WsMux};
 
 use culvert_media::{Codec, Kind, Track, Tracks};
 
-use crate::sound::ToOpus;
+use crate::sound::Transcoder;
 
 /// Ticks of a video track's clock per second.
 const VIDEO_HZ: u32 = 90_000;
@@ -49,7 +49,7 @@ fn lines(tracks: &Tracks) -> Vec<Line> {
     let voice = || {
         tracks.iter().find_map(|source| {
             let is_speech = matches!(source.codec, Codec::G711A | Codec::G711U);
-            let track = is_speech.then(|| ToOpus::new(source)).flatten()?.track().clone();
+            let track = is_speech.then(|| Transcoder::new(source, Codec::Opus)).flatten()?.track().clone();
             Some(Line { entry: init::entry(&track)?, track, number: 0, clock_hz: 0, source: Some(source.clone()) })
         })
     };

@@ -1,7 +1,8 @@
 //! Frames to samples.
 
-use culvert_media::codec::aac;
+use culvert_media::codec::{aac, opus};
 use culvert_media::{Codec, Track};
+use opus_pure::OpusDecoder;
 use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_MP3};
 use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::packet::PacketRef;
@@ -52,7 +53,47 @@ pub(super) fn decoder(track: &Track) -> Option<Box<dyn Decode>> {
             let (rate_hz, channels) = (sound.sample_rate_hz, sound.channels);
             Some(Box::new(Library { decoder: Box::new(decoder), rate_hz, channels, samples: Vec::new() }))
         }
-        Codec::Opus | Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 => None,
+        Codec::Opus => {
+            let head = opus::Head::parse(&track.config).ok()?;
+            let channels = head.channels;
+            if head.mapping.family != 0 || !(1..=2).contains(&channels) {
+                return None;
+            }
+            let decoder = Box::new(OpusDecoder::new(OPUS_HZ as i32, channels.into()).ok()?);
+            Some(Box::new(Opus { decoder, channels }))
+        }
+        Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 => None,
+    }
+}
+
+/// A decoder gives any of its rates; this is the one that is not made of another.
+const OPUS_HZ: u32 = opus::CLOCK_HZ;
+/// Samples of a channel in the longest packet, of 120 ms (RFC 6716 3.2.5).
+const OPUS_SAMPLES: usize = OPUS_HZ as usize * 120 / 1000;
+
+/// Packets of Opus.
+struct Opus {
+    decoder: Box<OpusDecoder>,
+    channels: u8,
+}
+
+impl Decode for Opus {
+    fn sound(&self) -> (u32, u8) {
+        (OPUS_HZ, self.channels)
+    }
+
+    fn decode(&mut self, frame: &[u8], out: &mut Vec<i16>) -> bool {
+        let (at, channels) = (out.len(), usize::from(self.channels));
+        out.resize(at + OPUS_SAMPLES * channels, 0);
+        let room = out.get_mut(at..).unwrap_or_default();
+        // An empty packet asks for what was lost to be made up (RFC 6716 4.4): that is no sound.
+        let made = if frame.is_empty() { 0 } else { self.decoder.decode_s16(frame, OPUS_SAMPLES, room).unwrap_or(0) };
+        out.truncate(at + made * channels);
+        made > 0
+    }
+
+    fn restart(&mut self) {
+        self.decoder.reset_state().ok();
     }
 }
 

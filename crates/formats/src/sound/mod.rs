@@ -1,12 +1,17 @@
-//! Sound that becomes Opus: what cameras and encoders send and browsers do not take, G.711 in MP4, AAC and MP3 in WebRTC.
+//! Sound that becomes other sound: what cameras, encoders and browsers send and others do not take. G.711 becomes Opus in MP4; AAC and MP3 become Opus
+//! in WebRTC; Opus becomes AAC in FLV and RTMP for those who do not know it, and in HLS, as G.711 does there.
 //!
-//! What decodes is behind a trait, so that others can take their places; the encoder is opus-pure's.
+//! What decodes and what encodes is behind a trait each, so that others can take their places; the encoders are opus-pure's and syom's.
 
+mod aac;
 mod decode;
-mod opus;
+mod encode;
 mod resample;
+mod transcoder;
 
-pub use opus::ToOpus;
+pub use aac::{InAac, NamedInAac, WithAac};
+pub use transcoder::Transcoder;
 
 use decode::Decode;
+use encode::Encode;
 use resample::Resampler;

@@ -7,6 +7,8 @@
 use culvert_formats::amf0::Value;
 use thiserror::Error;
 
+use super::capabilities;
+
 /// What a peer wants to publish or play.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -20,6 +22,8 @@ pub struct Request {
     pub tc_url: String,
     /// `user:password` in `tcUrl`, as it came.
     pub user_info: Option<String>,
+    /// The peer said that it takes Opus (Enhanced RTMP v2).
+    pub takes_opus: bool,
 }
 
 /// What `connect` says of names.
@@ -29,6 +33,7 @@ pub(super) struct App {
     query: String,
     tc_url: String,
     user_info: Option<String>,
+    takes_opus: bool,
 }
 
 impl App {
@@ -45,7 +50,13 @@ impl App {
             None => (url_path, ""),
         };
         let query = if app_query.is_empty() { url_query } else { app_query };
-        App { app: trim(app).to_owned(), query: query.to_owned(), tc_url: tc_url.to_owned(), user_info }
+        App {
+            app: trim(app).to_owned(),
+            query: query.to_owned(),
+            tc_url: tc_url.to_owned(),
+            user_info,
+            takes_opus: capabilities::take_opus(object),
+        }
     }
 
     /// With the stream name of `publish` or `play`.
@@ -56,6 +67,7 @@ impl App {
             query: if query == self.query { query.to_owned() } else { join(query, &self.query, "&") },
             tc_url: self.tc_url.clone(),
             user_info: self.user_info.clone(),
+            takes_opus: self.takes_opus,
         }
     }
 }

@@ -18,6 +18,17 @@ pub(super) fn are_in(object: &Value) -> bool {
     ["fourCcList", "capsEx", "videoFourCcInfoMap", "audioFourCcInfoMap"].iter().any(|key| object.get(key).is_some())
 }
 
+/// Whether the peer's command object says that it takes Opus.
+pub(super) fn take_opus(object: &Value) -> bool {
+    let is_it = |name: &str| name == "Opus" || name == "*";
+    let listed = match object.get("fourCcList") {
+        Some(Value::StrictArray(list)) => list.iter().any(|name| name.as_str().is_some_and(is_it)),
+        Some(_) | None => false,
+    };
+    listed
+        || object.get("audioFourCcInfoMap").is_some_and(|map| ["Opus", "*"].iter().any(|name| map.get(name).is_some()))
+}
+
 /// Our own, as properties for `connect` or its answer.
 pub(super) fn properties() -> Vec<(String, Value)> {
     let list = VIDEO.iter().chain(&AUDIO).map(|name| Value::from(*name)).collect();

@@ -125,7 +125,13 @@ fn in_short(message: &Message) -> String {
 }
 
 fn request(path: &str, query: &str) -> Request {
-    Request { path: path.into(), query: query.into(), tc_url: "rtmp://host/live".into(), user_info: None }
+    Request {
+        path: path.into(),
+        query: query.into(),
+        tc_url: "rtmp://host/live".into(),
+        user_info: None,
+        takes_opus: false,
+    }
 }
 
 fn media(kind: TagKind, time_ms: u32, body: &'static [u8]) -> ServerEvent {
@@ -233,6 +239,27 @@ fn enhanced_rtmp_is_answered_to_who_speaks_it_only() {
             assert_eq!(properties.get(key).is_some(), there, "{property}: {key}");
         }
         assert_eq!(result.values[1].get("objectEncoding"), Some(&Value::Number(0.0)));
+    }
+}
+
+#[test]
+fn a_player_that_knows_opus_says_so() {
+    let list = |names: &[&str]| Value::StrictArray(names.iter().map(|name| Value::from(*name)).collect());
+    let map = |name: &str| object([(name, 1.0.into())]);
+    for (property, value, takes) in [
+        ("fourCcList", list(&["hvc1", "Opus"]), true),
+        ("fourCcList", list(&["*"]), true),
+        ("fourCcList", list(&["hvc1", "opus"]), false),
+        ("audioFourCcInfoMap", map("Opus"), true),
+        ("audioFourCcInfoMap", map("*"), true),
+        ("audioFourCcInfoMap", map("mp4a"), false),
+        ("fourCcList", "Opus".into(), false),
+    ] {
+        let mut peer = Peer::new();
+        peer.call("connect", 1.0, &[object([("app", "live".into()), (property, value.clone())])]);
+        peer.call("play", 2.0, &[Value::Null, "cam1".into()]);
+        let asked = Request { takes_opus: takes, tc_url: String::new(), ..request("live/cam1", "") };
+        assert_eq!(peer.events, [ServerEvent::Play(asked)], "{property} {value:?}");
     }
 }
 
@@ -405,7 +432,10 @@ fn our_client_publishes_to_our_server() {
         assert!(early.is_empty());
         pair.run(piece, true);
         assert_eq!(pair.client_events, [ClientEvent::Ready]);
-        assert_eq!(pair.server_events, [ServerEvent::Publish(request("live/cam1", "token=x"))]);
+        assert_eq!(
+            pair.server_events,
+            [ServerEvent::Publish(Request { takes_opus: true, ..request("live/cam1", "token=x") })]
+        );
         let mut bytes = Vec::new();
         pair.client.write_media(TagKind::Script, 0, b"", b"\x02\x00\x0aonMetaData", &mut bytes);
         pair.client.write_media(TagKind::Video, 0x0100_0005, b"pre", &[b'x'; 150_000], &mut bytes);
@@ -431,7 +461,7 @@ fn our_client_plays_from_our_server_until_the_end() {
     let mut pair = Pair::new(Goal::Play, "rtmp://me:secret@host/live/cam1");
     pair.run(13, true);
     let tc_url = "rtmp://me:secret@host/live".into();
-    let asked = Request { tc_url, user_info: Some("me:secret".into()), ..request("live/cam1", "") };
+    let asked = Request { tc_url, user_info: Some("me:secret".into()), takes_opus: true, ..request("live/cam1", "") };
     assert_eq!(pair.server_events, [ServerEvent::Play(asked)], "user and password reach the server");
     let at_ready = pair.client_events.iter().position(|event| *event == ClientEvent::Ready);
     assert_eq!(at_ready, Some(0));

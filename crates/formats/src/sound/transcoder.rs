@@ -1,76 +1,59 @@
-//! The encoder: packets of 20 ms, with the times of what they are made of.
+//! Frames of one codec become frames of another, with the times of what they are made of.
 
 use bytes::Bytes;
-use culvert_media::codec::opus::Head;
 use culvert_media::{Codec, Frame, Time, Track};
-use opus_pure::{Application, OpusEncoder};
 
 use super::decode::decoder;
-use super::{Decode, Resampler};
+use super::encode::{encoder, takes};
+use super::{Decode, Encode, Resampler};
 
-/// A packet of Opus.
-const PACKET: Time = Time::from_millis(20);
-const PACKETS_A_SECOND: usize = 50;
-/// Rates that Opus takes (RFC 6716 2.1.3).
-const RATES_HZ: [u32; 5] = [8_000, 12_000, 16_000, 24_000, 48_000];
-/// Rates of AAC and MP3 that are made one of those.
+/// Rates that no encoder takes and that are made 48,000 a second. Others are in no table, and the work of resampling grows with what two rates have
+/// no divisor in common.
 const OTHER_RATES_HZ: [u32; 8] = [7_350, 11_025, 22_050, 32_000, 44_100, 64_000, 88_200, 96_000];
-/// For each channel; speech of 8 kHz has no more to say, and music of 48 kHz has.
-const SPEECH_BITS: i32 = 24_000;
-const MUSIC_BITS: i32 = 64_000;
-/// Of 10: the ear hears no difference above it in speech (RFC 6716 has no such figure; libopus's default is 9 and costs twice as much).
-const COMPLEXITY: i32 = 5;
 /// Sound whose stamps leave those of the samples by more is taken up anew where it says; less is the jitter of their clock.
 const JITTER: Time = Time::from_millis(60);
-/// More than a packet ever holds (RFC 6716 3.2.1, R5).
-const PACKET_BYTES: usize = 1275;
 
-/// Makes Opus of the frames of one track.
-pub struct ToOpus {
+/// Makes frames of one codec of the frames of one track.
+pub struct Transcoder {
     source: Track,
     track: Track,
     decoder: Box<dyn Decode>,
     resampler: Option<Resampler>,
-    encoder: Box<OpusEncoder>,
+    encoder: Box<dyn Encode>,
     /// Of what the encoder takes.
     rate_hz: usize,
     channels: usize,
-    /// Samples that wait for a packet to be full.
+    /// Samples that wait for a frame to be full.
     waiting: Vec<i16>,
     decoded: Vec<i16>,
     /// When the first of those that wait is due.
     due: Option<Time>,
 }
 
-impl std::fmt::Debug for ToOpus {
+impl std::fmt::Debug for Transcoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ToOpus")
-            .field("codec", &self.source.codec)
+        f.debug_struct("Transcoder")
+            .field("from", &self.source.codec)
+            .field("to", &self.track.codec)
             .field("waiting", &self.waiting.len())
             .finish_non_exhaustive()
     }
 }
 
-fn encoder(codec: Codec, rate_hz: u32, channels: u8) -> Option<Box<OpusEncoder>> {
-    let speech = matches!(codec, Codec::G711A | Codec::G711U);
-    let application = if speech { Application::Voip } else { Application::Audio };
-    let mut encoder = Box::new(OpusEncoder::new(i32::try_from(rate_hz).ok()?, channels.into(), application).ok()?);
-    encoder.bitrate_bps = if speech { SPEECH_BITS } else { MUSIC_BITS } * i32::from(channels);
-    encoder.complexity = COMPLEXITY;
-    Some(encoder)
-}
-
-impl ToOpus {
-    /// For this track. None: nobody here decodes it, or it has a rate or so many channels that Opus does not take.
-    pub fn new(source: &Track) -> Option<ToOpus> {
+impl Transcoder {
+    /// Of this track to Opus or AAC. None: it is that already, nobody here decodes it, or it has a rate or so many channels that the encoder does
+    /// not take.
+    pub fn new(source: &Track, to: Codec) -> Option<Transcoder> {
+        if source.codec == to {
+            return None;
+        }
         let decoder = decoder(source)?;
         let (rate_hz, channels) = decoder.sound();
         if !(1..=2).contains(&channels) {
             return None;
         }
-        let is_taken = RATES_HZ.contains(&rate_hz);
+        let is_taken = takes(to, rate_hz);
         let speech = matches!(source.codec, Codec::G711A | Codec::G711U);
-        // Others are not in any encoder's table, and the work of resampling grows with what they have no divisor in common.
         if !is_taken && (speech || !OTHER_RATES_HZ.contains(&rate_hz)) {
             return None;
         }
@@ -79,13 +62,8 @@ impl ToOpus {
             false => Some(Resampler::new(rate_hz as usize, usize::from(channels))?),
         };
         let rate_hz = if is_taken { rate_hz } else { 48_000 };
-        let encoder = encoder(source.codec, rate_hz, channels)?;
-        let lookahead = encoder.lookahead() * 48_000 / rate_hz as usize;
-        let mut head = Head::new(channels).ok()?;
-        head.pre_skip = u16::try_from(lookahead).ok()?;
-        head.input_sample_rate_hz = rate_hz;
-        let track = Track::new(source.id, Codec::Opus, head.write()).ok()?;
-        Some(ToOpus {
+        let (encoder, track) = encoder(to, source.id, rate_hz, channels)?;
+        Some(Transcoder {
             source: source.clone(),
             track,
             decoder,
@@ -99,12 +77,17 @@ impl ToOpus {
         })
     }
 
+    /// What goes in.
+    pub fn source(&self) -> &Track {
+        &self.source
+    }
+
     /// What comes out.
     pub fn track(&self) -> &Track {
         &self.track
     }
 
-    /// Takes a frame; `out` is given each packet that is full, with its time.
+    /// Takes a frame; `out` is given each frame that is full, with its time.
     pub fn push(&mut self, frame: &Frame, mut out: impl FnMut(Time, Bytes)) {
         self.decoded.clear();
         // Decoder and encoder are young, and this runs where a stream is held: should one panic, a packet is lost and nothing else.
@@ -128,25 +111,25 @@ impl ToOpus {
             }
         }
         self.waiting.extend(self.decoded.iter().skip(skip));
-        let (samples, mut packet) = (self.rate_hz / PACKETS_A_SECOND, [0; PACKET_BYTES]);
-        let mut at = 0;
+        let (samples, mut at) = (self.encoder.samples(), 0);
+        let (length, delay) = (self.span(samples * self.channels), self.span(self.encoder.delay() * self.channels));
         while let Some(pcm) = self.waiting.get(at..at + samples * self.channels) {
-            let encode = || self.encoder.encode_s16(pcm, samples, &mut packet);
-            let bytes = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(encode)) {
-                // It fails only for what is checked above: the lengths of both.
-                Ok(bytes) => bytes.unwrap_or(0),
-                Err(_) => {
+            let encoder = &mut self.encoder;
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| encoder.encode(pcm))) {
+                Ok(Some(data)) => {
+                    let due = self.due.unwrap_or(frame.dts) - delay;
+                    if due >= Time::ZERO {
+                        out(due, data);
+                    }
+                }
+                Ok(None) | Err(_) => {
                     let (rate, channels) = (self.rate_hz as u32, self.channels as u8);
-                    if let Some(anew) = encoder(self.source.codec, rate, channels) {
+                    if let Some((anew, _)) = super::encode::encoder(self.track.codec, self.source.id, rate, channels) {
                         self.encoder = anew;
                     }
-                    0
                 }
-            };
-            if let Some(data) = packet.get(..bytes).filter(|data| !data.is_empty()) {
-                out(self.due.unwrap_or(frame.dts), Bytes::copy_from_slice(data));
             }
-            self.due = self.due.map(|due| due + PACKET);
+            self.due = self.due.map(|due| due + length);
             at += pcm.len();
         }
         self.waiting.drain(..at);
@@ -163,7 +146,7 @@ impl ToOpus {
 
     /// Begins with another decoder, after one that is broken.
     fn renew(&mut self) {
-        if let Some(anew) = ToOpus::new(&self.source) {
+        if let Some(anew) = Transcoder::new(&self.source, self.track.codec) {
             *self = anew;
         }
     }
@@ -191,7 +174,7 @@ impl ToOpus {
 mod tests {
     use std::time::SystemTime;
 
-    use culvert_media::codec::opus::packet_duration;
+    use culvert_media::codec::opus::{Head, packet_duration};
     use culvert_media::{Audio, TrackId};
     use opus_pure::OpusDecoder;
 
@@ -211,7 +194,7 @@ mod tests {
     fn a_tone_is_still_that_tone() {
         for (codec, channels) in [(Codec::G711A, 1_u8), (Codec::G711U, 2)] {
             let source = g711(codec, 8000, channels);
-            let (mut voice, mut packets) = (ToOpus::new(&source).unwrap(), Vec::new());
+            let (mut voice, mut packets) = (Transcoder::new(&source, Codec::Opus).unwrap(), Vec::new());
             // 440 Hz as the nearest code of each sample, in frames of 30 ms, which are no multiple of a packet.
             let linear: fn(u8) -> i16 = if codec == Codec::G711A { a_law } else { mu_law };
             let code =
@@ -225,7 +208,7 @@ mod tests {
             assert_eq!(packets.len(), 150);
             let times: Vec<i64> = packets.iter().map(|(at, _)| at.millis()).collect();
             assert!(times.iter().enumerate().all(|(n, at)| *at == 1000 + 20 * n as i64), "{times:?}");
-            assert!(packets.iter().all(|(_, packet)| packet_duration(packet) == Some(PACKET)));
+            assert!(packets.iter().all(|(_, packet)| packet_duration(packet) == Some(Time::from_millis(20))));
             let mut decoder = OpusDecoder::new(8000, channels.into()).unwrap();
             let mut heard = Vec::new();
             for (_, packet) in &packets {
@@ -242,10 +225,75 @@ mod tests {
         }
     }
 
+    /// Codes a tone of 440 Hz, two seconds of it, frame by frame.
+    fn tone(rate_hz: usize, channels: usize, mut encode: Box<dyn Encode>) -> Vec<(Time, Bytes)> {
+        let samples = encode.samples();
+        let sample = |i: usize| (10_000.0 * (i as f64 * 440.0 * std::f64::consts::TAU / rate_hz as f64).sin()) as i16;
+        let frames = (0..2 * rate_hz / samples).map(|n| {
+            let pcm: Vec<i16> =
+                (n * samples..(n + 1) * samples).flat_map(|i| std::iter::repeat_n(sample(i), channels)).collect();
+            let at = Time::from_ticks((n * samples) as i64, rate_hz as u32);
+            (at, encode.encode(&pcm).unwrap())
+        });
+        frames.collect()
+    }
+
+    #[test]
+    fn opus_becomes_aac_and_aac_opus_and_a_tone_is_still_that_tone_at_its_time() {
+        let ways = [
+            (Codec::Opus, 48_000, 1, Codec::Aac),
+            (Codec::Opus, 48_000, 2, Codec::Aac),
+            (Codec::Opus, 16_000, 1, Codec::Aac),
+            (Codec::Aac, 48_000, 2, Codec::Opus),
+            (Codec::Aac, 44_100, 2, Codec::Opus),
+        ];
+        for (from, rate_hz, channels, to) in ways {
+            let (coder, source) = encoder(from, TrackId(1), rate_hz, channels).unwrap();
+            let mut made = Transcoder::new(&source, to).unwrap();
+            assert_eq!((made.track().codec, made.track().sound().unwrap().channels), (to, channels));
+            let mut frames = Vec::new();
+            for (at, data) in tone(rate_hz as usize, channels.into(), coder) {
+                made.push(&frame(at, data.to_vec()), |at, data| frames.push((at, data)));
+            }
+            let mut decoder = decoder(made.track()).unwrap();
+            let (heard_hz, _) = decoder.sound();
+            let mut heard = Vec::new();
+            for (_, data) in &frames {
+                assert!(decoder.decode(data, &mut heard));
+            }
+            let heard: Vec<i16> = heard.into_iter().step_by(channels.into()).collect();
+            // Each frame lasts until the next one.
+            let each = heard.len() / frames.len();
+            for pair in frames.windows(2) {
+                let lasts = (pair[1].0 - pair[0].0).to_ticks(heard_hz);
+                assert!((lasts - each as i64).abs() <= 2, "{from:?} {rate_hz}: {lasts} of {each}");
+            }
+            let second = &heard[heard_hz as usize / 2..heard_hz as usize * 3 / 2];
+            let periods = second.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count();
+            assert!((438..=442).contains(&periods), "{from:?} {rate_hz} {channels}: {periods}");
+            let level = second.iter().map(|sample| i32::from(*sample).abs()).max().unwrap();
+            assert!((8_000..12_500).contains(&level), "{from:?} {rate_hz} {channels}: {level}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_sound_makes_none() {
+        let (_, source) = encoder(Codec::Opus, TrackId(1), 48_000, 2).unwrap();
+        let mut made = Transcoder::new(&source, Codec::Aac).unwrap();
+        let mut count = 0;
+        for (n, data) in
+            [&[][..], &[0xff; 3], &[0xfc], &[0; 4000], &[0x7f, 0, 0, 0]].into_iter().cycle().take(500).enumerate()
+        {
+            made.push(&frame(Time::from_millis(20 * n as i64), data.to_vec()), |_, _| count += 1);
+        }
+        assert!(count <= 500);
+        assert!(Transcoder::new(&source, Codec::Opus).is_none(), "it is that");
+    }
+
     #[test]
     fn jitter_is_passed_over_and_a_hole_is_a_hole() {
         let source = g711(Codec::G711A, 8000, 1);
-        let (mut voice, mut times) = (ToOpus::new(&source).unwrap(), Vec::new());
+        let (mut voice, mut times) = (Transcoder::new(&source, Codec::Opus).unwrap(), Vec::new());
         for at in [0, 21, 38, 60, 500, 520] {
             voice.push(&frame(Time::from_millis(at), vec![0xd5; 160]), |at, _| times.push(at.millis()));
         }
@@ -260,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_opus_does_not_take_is_left() {
-        let track = |track: &Track| ToOpus::new(track).map(|to_opus| to_opus.track().clone());
+        let track = |track: &Track| Transcoder::new(track, Codec::Opus).map(|made| made.track().clone());
         assert!(track(&g711(Codec::G711U, 8000, 2)).is_some() && track(&g711(Codec::G711A, 16_000, 1)).is_some());
         for (codec, rate, channels) in [(Codec::G711A, 11_025, 1), (Codec::G711A, 8000, 3), (Codec::Opus, 48_000, 2)] {
             assert!(track(&g711(codec, rate, channels)).is_none(), "{codec:?} {rate} {channels}");
