@@ -9,7 +9,7 @@ use culvert_node::camera::{AudioChoice, VideoChoice};
 use culvert_tests::browser::{SECONDS, browse};
 use culvert_tests::cascade::Pair;
 use culvert_tests::ffmpeg::Media;
-use culvert_tests::http::{Answer, exchange};
+use culvert_tests::http::{Answer, exchange, request};
 use culvert_tests::lossy::Lossy;
 use culvert_tests::media::{Script, into_hub};
 use culvert_tests::wait::{soon, until};
@@ -305,6 +305,37 @@ async fn m7s_s_page_posts_its_offer_through_the_upper_to_the_platform() {
     let three = async || (pair.lower.stream("live/a")?.viewers == 3).then_some(());
     until("the platform to have three viewers", three).await;
     assert_eq!(pair.relays(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_connected_by_the_direct_path_is_played_to_by_the_upper() {
+    let pair = Pair::linked().await;
+    let _publishing = into_hub(&pair.lower, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Opus));
+    pair.lower.until_live("live/a").await;
+    let ask = async |query: &str| {
+        let path = format!("/whep/live/a-edge1{query}");
+        let answer = post(&pair.upper, &path, "application/sdp", OFFER.as_bytes()).await;
+        assert_eq!(answer.status, 201, "{query}: {}", answer.text());
+        (answer.header("culvert-path").unwrap(), answer.header("location").unwrap(), answer.text())
+    };
+    let is_of = |node: &TestNode, answer: &str| answer.contains(&format!("{} typ host", node.address().port()));
+    let (path, location, answer) = ask("?path=auto").await;
+    assert_eq!((path.as_str(), pair.relays()), ("direct", 0));
+    assert!(is_of(&pair.lower, &answer) && location.starts_with("/peer/edge1/whep/live/a?session="), "{location}");
+    assert_eq!(request(pair.upper.address(), "DELETE", &location, &[]).await.status, 200);
+    until("it to be ended there", async || (pair.lower.stream("live/a")?.viewers == 0).then_some(())).await;
+    // It was not connected: the second time it is the upper, whatever it asks for but `direct`.
+    for query in ["?path=auto", "?path=auto", ""] {
+        let (path, location, answer) = ask(query).await;
+        assert!(
+            path == "here" && is_of(&pair.upper, &answer) && location.starts_with("/whep/live/a-edge1"),
+            "{location}"
+        );
+    }
+    assert_eq!(pair.relays(), 1);
+    assert_eq!(ask("?path=direct").await.0, "direct");
+    let none = post(&pair.upper, "/whep/live/none?path=direct", "application/sdp", OFFER.as_bytes()).await;
+    assert_eq!(none.status, 404, "{}", none.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,7 +94,7 @@ impl Node {
             .live
             .router()
             .merge(snapshots.router())
-            .merge(protocols.webrtc.router())
+            .merge(protocols.webrtc.router(Arc::new(cascade.clone())))
             .merge(api::router(api))
             .merge(cascade.router(gate.clone()));
         let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));

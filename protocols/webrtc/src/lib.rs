@@ -9,6 +9,7 @@ mod answer;
 mod backlog;
 mod budget;
 mod crowd;
+mod direct;
 mod feed;
 mod link;
 pub mod offer;
@@ -22,6 +23,7 @@ mod udp;
 mod whep;
 mod whip;
 
+pub use direct::Elsewhere;
 pub use routes::named;
 pub use server::WebRtc;
 pub use settings::{IceServer, Settings};

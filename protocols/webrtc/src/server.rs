@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::placed;
 use crate::crowd::{Crowd, Place};
+use crate::direct::{Elsewhere, PATH, Tries, direct};
 use crate::feed::{Feeds, Over, Sent};
 use crate::link::Link;
 use crate::offer::{MAX_BYTES, Offer};
@@ -42,7 +43,7 @@ use crate::whep::{Line, Player, choose};
 use crate::whip::{self, Source};
 
 /// The word for WebRTC in lists, rules and figures.
-const PROTOCOL: &str = "webrtc";
+pub(crate) const PROTOCOL: &str = "webrtc";
 const SDP: &str = "application/sdp";
 /// How long an offer's body may take.
 const BODY: Duration = Duration::from_secs(10);
@@ -64,6 +65,7 @@ struct Inner {
     crypto: Arc<str0m::crypto::CryptoProvider>,
     sessions: Mutex<HashMap<String, Handle>>,
     crowd: Crowd,
+    tries: Tries,
     silence: Duration,
 }
 
@@ -104,6 +106,7 @@ impl WebRtc {
             crypto,
             sessions: Mutex::default(),
             crowd: Crowd::default(),
+            tries: Tries::default(),
             silence,
         }))
     }
@@ -126,8 +129,16 @@ impl WebRtc {
         (self.sessions().len(), self.0.feeds.count(), strange, lost)
     }
 
-    /// The URLs. Requests carry a [`Remote`].
-    pub fn router(&self) -> Router {
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    pub(crate) fn tries(&self) -> &Tries {
+        &self.0.tries
+    }
+
+    /// The URLs; `elsewhere` knows the platforms below. Requests carry a [`Remote`].
+    pub fn router(&self, elsewhere: Arc<dyn Elsewhere>) -> Router {
         let push = post(whip).patch(patch).delete(delete).options(preflight);
         let play = post(whep).patch(patch).delete(delete).options(preflight);
         Router::new()
@@ -135,6 +146,7 @@ impl WebRtc {
             .route("/webrtc/play/{*stream}", play)
             .route("/whip/{*stream}", push.clone())
             .route("/webrtc/push/{*stream}", push)
+            .layer(Extension(elsewhere))
             .layer(Extension(self.clone()))
     }
 
@@ -276,6 +288,7 @@ impl WebRtc {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(SDP));
+        headers.insert(PATH, HeaderValue::from_static("here"));
         let mut set = |name, value: String| HeaderValue::from_str(&value).map(|value| headers.insert(name, value)).ok();
         set(header::LOCATION, location);
         set(header::ETAG, format!("\"{id}-0\""));
@@ -296,7 +309,7 @@ pub(crate) fn open(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let mut set = |name, value| headers.insert(name, HeaderValue::from_static(value));
     set(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
-    set(header::ACCESS_CONTROL_EXPOSE_HEADERS, "Location, Link, ETag");
+    set(header::ACCESS_CONTROL_EXPOSE_HEADERS, "Location, Link, ETag, Culvert-Path");
     set(header::CACHE_CONTROL, "no-store");
     response
 }
@@ -357,21 +370,26 @@ fn random() -> Option<String> {
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-async fn whep(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
-    answered(&webrtc, http, Action::Play).await
+async fn whep(
+    Extension(webrtc): Extension<WebRtc>,
+    Extension(elsewhere): Extension<Arc<dyn Elsewhere>>,
+    http: HttpRequest,
+) -> Response {
+    answered(&webrtc, http, Some(&elsewhere)).await
 }
 
 async fn whip(Extension(webrtc): Extension<WebRtc>, http: HttpRequest) -> Response {
-    answered(&webrtc, http, Action::Publish).await
+    answered(&webrtc, http, None).await
 }
 
-async fn answered(webrtc: &WebRtc, http: HttpRequest, action: Action) -> Response {
-    answer(webrtc, http, action).await.unwrap_or_else(|Fault(status, kind, what)| {
+/// `elsewhere` of who wants to play.
+async fn answered(webrtc: &WebRtc, http: HttpRequest, elsewhere: Option<&Arc<dyn Elsewhere>>) -> Response {
+    answer(webrtc, http, elsewhere).await.unwrap_or_else(|Fault(status, kind, what)| {
         open(web::refusal(status, kind, &what).map(Body::from).into_response())
     })
 }
 
-async fn answer(webrtc: &WebRtc, http: HttpRequest, action: Action) -> Result<Response, Fault> {
+async fn answer(webrtc: &WebRtc, http: HttpRequest, elsewhere: Option<&Arc<dyn Elsewhere>>) -> Result<Response, Fault> {
     let (parts, body) = http.into_parts();
     let remote = parts.extensions.get::<Remote>().cloned();
     let remote = remote.ok_or_else(|| Fault(500, "internal", "the request came from nowhere".into()))?;
@@ -381,9 +399,10 @@ async fn answer(webrtc: &WebRtc, http: HttpRequest, action: Action) -> Result<Re
         return Err(Fault(415, "no-sdp", format!("the body must be {SDP}, not {kind}")));
     }
     let body = read(body, MAX_BYTES).await?;
-    match action {
-        Action::Play => webrtc.play(&stream, &remote, &parts, &body).await,
-        Action::Publish => webrtc.publish(&stream, &remote, &parts, &body).await,
+    let Some(elsewhere) = elsewhere else { return webrtc.publish(&stream, &remote, &parts, &body).await };
+    match direct(webrtc, elsewhere, &stream, &remote, &parts, &body).await? {
+        Some(answer) => Ok(answer),
+        None => webrtc.play(&stream, &remote, &parts, &body).await,
     }
 }
 

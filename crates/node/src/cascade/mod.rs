@@ -4,6 +4,7 @@
 //! port, and who may do what.
 
 mod cameras;
+mod direct;
 mod down;
 mod old;
 mod pictures;
