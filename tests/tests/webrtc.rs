@@ -276,7 +276,7 @@ async fn an_answer_says_where_and_how_and_a_session_is_ended_by_its_owner() {
     assert!(answer.header("etag").is_some() && answer.header("access-control-expose-headers").is_some());
     let location = answer.header("location").unwrap();
     until("the viewer to be counted", async || (node.stream("live/a")?.viewers == 1).then_some(())).await;
-    let ask = async |method: &str| culvert_tests::http::request(node.address(), method, &location, &[]).await.status;
+    let ask = async |method: &str| request(node.address(), method, &location, &[]).await.status;
     assert_eq!((ask("PATCH").await, ask("DELETE").await), (204, 200));
     until("the viewer to be gone", async || (node.stream("live/a")?.viewers == 0).then_some(())).await;
     let gone = async || (ask("DELETE").await == 404).then_some(());
