@@ -109,9 +109,10 @@ async fn chromium_plays_on_by_hls_over_a_change_and_another_publisher() {
 async fn chromium_follows_a_change_of_size_in_mid_stream() {
     let test = "chromium_follows_a_change_of_size_in_mid_stream";
     let Some(five) = Ffmpeg::five(test) else { return };
-    let (tracks, frames) = recorded(&five.record(Media::H264Aac, 10).await);
+    let (tracks, frames) = recorded(&five.record(Media::H264Aac, 14).await);
     let node = TestNode::start("");
-    let script = Script::clip_and_then(Time::from_millis(5000), tracks, frames.into_iter());
+    // Late enough for a browser that has to share the machine with six others while it starts.
+    let script = Script::clip_and_then(Time::from_millis(9500), tracks, frames.into_iter());
     let _publishing = into_hub(&node, "live/a", script);
     node.until_live("live/a").await;
     let Some(played) = browse(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
