@@ -123,3 +123,28 @@ async fn a_page_from_elsewhere_may_not_use_what_this_machine_may() {
     assert_eq!(answer.status, 403);
     assert!(node.stream("live/a").is_some());
 }
+
+/// The page's own scripts could read it there, and they come from below.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_from_below_is_not_opened_with_the_token_in_its_address() {
+    let token = "an-operator-s-token";
+    let user = format!("{{name: op, token_sha256: \"{}\", allow: [peer]}}", token_sha256(token));
+    let node = TestNode::start(&format!("auth: {{users: [{user}]}}"));
+    let html = [("Accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8")];
+    for (path, query, left) in [
+        ("/peer/edge1/target/cam1/", format!("token={token}"), "?"),
+        ("/target/cam1/x", format!("a=1&token={token}&b=2"), "?a=1&b=2"),
+        ("/erwscascade/httpproxy/x", format!("cid=edge1&token={token}&b=2"), "?cid=edge1&b=2"),
+    ] {
+        let answer = request(node.address(), "GET", &format!("{path}?{query}"), &html).await;
+        assert_eq!((answer.status, answer.header("location").as_deref()), (303, Some(left)), "{path}");
+        assert_eq!(answer.header("referrer-policy").as_deref(), Some("no-referrer"));
+        // There the browser asks, and what it is told is not in the address.
+        let answer = request(node.address(), "GET", &format!("{path}{left}"), &html).await;
+        assert_eq!(answer.status, 401, "{path}");
+        assert!(answer.header("www-authenticate").unwrap().starts_with("Basic"), "{path}");
+        // A program is answered as before: there is no such platform, and no such device.
+        let answer = request(node.address(), "GET", &format!("{path}?{query}"), &[("Accept", "*/*")]).await;
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text());
+    }
+}

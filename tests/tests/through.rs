@@ -530,7 +530,7 @@ async fn what_is_for_one_end_stays_at_that_end() {
         ("Forwarded", "for=192.0.2.1"),
         ("Culvert-Requester", "somebody else"),
         ("Via", "1.1 gateway"),
-        ("Accept", "text/html"),
+        ("Accept", "text/plain"),
         ("X-Kept", "yes"),
     ];
     let answer = request(upper.address(), "GET", &format!("/peer/raw/a?x=1&token={admin}&y=2"), &sent).await;

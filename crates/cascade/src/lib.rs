@@ -13,6 +13,8 @@ mod source;
 mod uplink;
 
 pub use peers::{PeerEvent, PeerInfo, PeerLimits, Peers, Room};
-pub use proxy::{Destination, Fault, PathError, Proxy, REQUESTER, check, drop_hop_by_hop, level, problem, upward};
+pub use proxy::{
+    Destination, Fault, PathError, Proxy, REQUESTER, check, drop_hop_by_hop, level, problem, upward, without_token,
+};
 pub use relays::{OnDemand, Relays};
 pub use source::serve_relay;

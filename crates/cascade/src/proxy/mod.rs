@@ -60,13 +60,14 @@ impl Destination {
         let cid = Cid::parse(cid).map_err(|why| Fault::Cid(why.to_string()))?;
         let target = if rest.starts_with('/') { rest.to_string() } else { format!("/{rest}") };
         check(&target)?;
-        Ok(Destination { cid, target: without_token(target) })
+        Ok(Destination { cid, target: without_token(&target) })
     }
 }
 
-fn without_token(target: String) -> String {
+/// A target (`/PATH?QUERY`) without the credential of this node that may be in its query.
+pub fn without_token(target: &str) -> String {
     let Some((path, query)) = target.split_once('?').filter(|(_, query)| query.contains("token=")) else {
-        return target;
+        return target.to_string();
     };
     let kept: Vec<&str> = query.split('&').filter(|pair| !pair.starts_with("token=")).collect();
     if kept.is_empty() { path.to_string() } else { format!("{path}?{}", kept.join("&")) }

@@ -3,6 +3,7 @@
 //! What a link and a platform are is in `culvert_link` and `culvert_cascade`; here they meet the configuration, the one
 //! port, and who may do what.
 
+mod address;
 mod cameras;
 mod direct;
 mod down;

@@ -15,7 +15,7 @@ use culvert_media::{Cid, StreamName, rfc3339};
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::Cascade;
+use super::{Cascade, address};
 use crate::api::{Caller, Problem};
 use crate::auth::{Action, Resource};
 use crate::config::{PullUrl, PushUrl, Retry};
@@ -66,6 +66,9 @@ async fn answer(axum::extract::State(old): axum::extract::State<Old>, request: R
     let Some(asked) = asked(&target) else { return next.run(request).await };
     match asked {
         Ok(Asked::Proxy(to)) => {
+            if let Some(elsewhere) = address::bare(&target, &request) {
+                return elsewhere;
+            }
             let (mut parts, body) = request.into_parts();
             let caller = match Caller::from_request_parts(&mut parts, &()).await {
                 Ok(caller) => caller,

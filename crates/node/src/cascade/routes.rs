@@ -12,8 +12,8 @@ use culvert_hub::{Ask, Gate, Remote, parameter};
 use culvert_link::News;
 use culvert_media::StreamName;
 
-use super::Cascade;
 use super::old::refuse_foreign_page;
+use super::{Cascade, address};
 use crate::api::{Caller, Problem};
 use crate::auth::{Action, Guard, Resource};
 
@@ -46,6 +46,9 @@ fn behind<'a>(request: &'a Request, prefix: &str) -> &'a str {
 
 /// Any request for a platform below.
 async fn peer(State(routes): State<Routes>, caller: Caller, request: Request) -> Result<Response, Problem> {
+    if let Some(elsewhere) = address::bare(behind(&request, ""), &request) {
+        return Ok(elsewhere);
+    }
     let inner = &routes.cascade.0;
     let who = inner.guard.may(&caller, Action::Peer, Resource::Node)?;
     let requester = match request.headers().get(culvert_cascade::REQUESTER) {
@@ -67,6 +70,9 @@ async fn peer(State(routes): State<Routes>, caller: Caller, request: Request) ->
 
 /// A device on this node's own network that its owner has named.
 async fn target(State(routes): State<Routes>, caller: Caller, request: Request) -> Result<Response, Problem> {
+    if let Some(elsewhere) = address::bare(behind(&request, ""), &request) {
+        return Ok(elsewhere);
+    }
     let inner = &routes.cascade.0;
     inner.guard.may(&caller, Action::Peer, Resource::Node)?;
     let behind = behind(&request, "/target/").to_string();
