@@ -5,6 +5,7 @@ use culvert_hub::{Action, Hub, SessionFigures, StreamInfo, parameter};
 use culvert_media::{Detail, Time, Track, rfc3339};
 use serde_json::{Value, json};
 
+use crate::logs::Line;
 use crate::relays::{PushInfo, RelayInfo};
 
 /// Most items of one answer.
@@ -29,11 +30,20 @@ impl Page {
         };
         Ok(Page { after: parameter(query, "after"), limit })
     }
+
+    pub(super) fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
+    /// Items of one answer.
+    pub(super) fn limit(&self) -> usize {
+        self.limit.unwrap_or(ITEMS).clamp(1, ITEMS)
+    }
 }
 
 /// A page of items that are sorted by `key`.
 pub(super) fn page<T>(at: &Page, items: Vec<T>, key: impl Fn(&T) -> String, show: impl Fn(&T) -> Value) -> Json<Value> {
-    let limit = at.limit.unwrap_or(ITEMS).clamp(1, ITEMS);
+    let limit = at.limit();
     let rest = items.iter().filter(|item| at.after.as_ref().is_none_or(|after| key(item) > *after));
     let mut found: Vec<&T> = rest.take(limit + 1).collect();
     let more = found.len() > limit;
@@ -97,6 +107,10 @@ pub(super) fn session(hub: &Hub, s: &SessionFigures) -> Value {
         "skipped_frames": skipped,
         "behind_ms": hub.behind(s).filter(|_| s.action == Action::Play).map(Time::millis),
     })
+}
+
+pub(super) fn line(line: &Line) -> Value {
+    json!({ "id": line.id, "time": rfc3339(line.time), "level": line.level, "target": line.target, "message": line.message })
 }
 
 pub(super) fn relay(info: &RelayInfo) -> Value {

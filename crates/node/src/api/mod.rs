@@ -26,6 +26,7 @@ pub use self::caller::MayReadMetrics;
 use self::lists::{Page, page, session, stream};
 use crate::auth::{Action, Guard, Resource};
 use crate::cascade::Cascade;
+use crate::logs;
 use crate::relays::{Pulls, Pushes, Saved};
 
 /// What the API shows.
@@ -105,6 +106,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/uppers", get(peers::uppers))
         .route("/api/v1/events", get(events::stream))
         .route("/api/v1/config", get(config))
+        .route("/api/v1/log", get(log))
         .fallback(unknown)
         .with_state(api)
 }
@@ -124,7 +126,7 @@ impl<S: Sync> FromRequestParts<S> for At {
 type Answer = Result<Json<Value>, Problem>;
 
 async fn unknown() -> Problem {
-    let what = "nothing is here; the API is /api/v1/streams, /sessions, /peers, /uppers, /pulls, /pushes, /events and /config, the page /console/";
+    let what = "nothing is here; the API is /api/v1/streams, /sessions, /peers, /uppers, /pulls, /pushes, /events, /log and /config, the page /console/";
     Problem::not_found(what.into())
 }
 
@@ -180,6 +182,23 @@ async fn close_session(State(api): State<Api>, caller: Caller, Path(id): Path<St
     tracing::info!(session = id, stream = %found.stream, by = %caller.remote, "closed by the API");
     found.cancel();
     Ok(Json(json!({ "closed": id })))
+}
+
+/// The newest lines of the log, or those after one: `?after=ID`.
+async fn log(State(api): State<Api>, caller: Caller, At(at): At) -> Answer {
+    api.guard.may(&caller, Action::ReadApi, Resource::Node)?;
+    let after = match at.after() {
+        Some(text) => {
+            Some(text.parse().map_err(|_| Problem::bad("bad-query", format!("after={text} is no line's id")))?)
+        }
+        None => None,
+    };
+    let limit = at.limit();
+    let mut lines = logs::after(after, limit + usize::from(after.is_some()));
+    let more = lines.len() > limit;
+    lines.truncate(limit);
+    let next = lines.last().filter(|_| more).map(|line| line.id.to_string());
+    Ok(Json(json!({ "items": lines.iter().map(lists::line).collect::<Vec<_>>(), "next": next })))
 }
 
 async fn config(State(api): State<Api>, caller: Caller) -> Answer {

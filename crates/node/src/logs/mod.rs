@@ -2,13 +2,18 @@
 //!
 //! A secret is masked where a URL becomes text for people; there is no filter behind the log that would catch one later.
 
+mod kept;
+
 use std::io::IsTerminal;
 
 use anyhow::Context;
 use percent_encoding::percent_decode_str;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 use url::Url;
 
+pub use self::kept::{Line, after};
 use crate::config::LogFormat;
 
 /// What stands where a secret was.
@@ -17,15 +22,16 @@ pub const MASK: &str = "***";
 /// The name of a query value holds a secret when one of these words is in it (security.md S29), in any case.
 const SECRET_WORDS: [&str; 6] = ["token", "key", "secret", "auth", "sig", "password"];
 
-/// Starts logging to standard error, once per process. `filter` is in the form of `RUST_LOG`, such as `info` or
+/// Starts logging to standard error, and keeps the newest lines ([`after`]), once per process. `filter` is in the form of `RUST_LOG`, such as `info` or
 /// `info,culvert_rtmp=debug`.
 pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::builder().parse(filter).with_context(|| format!("the log filter {filter:?}"))?;
-    let started = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let outcome = match format {
-        LogFormat::Text => started.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => started.json().flatten_event(true).try_init(),
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let shown = match format {
+        LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
+    let outcome = tracing_subscriber::registry().with(filter).with(shown).with(kept::Keep).try_init();
     outcome.map_err(|why| anyhow::anyhow!("logging could not be started: {why}"))
 }
 
