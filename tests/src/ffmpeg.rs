@@ -184,6 +184,16 @@ impl Ffmpeg {
         made.stdout
     }
 
+    /// The darkest and the brightest pixel of a picture, of 255.
+    pub async fn brightness(&self, file: &str) -> (u8, u8) {
+        let mut command = self.command("error");
+        command.args(["-i", file, "-f", "rawvideo", "-pix_fmt", "gray", "pipe:1"]).stdin(Stdio::null());
+        let shown = soon("a picture", command.output()).await.expect("ffmpeg was just run");
+        assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+        let pixels = &shown.stdout;
+        (*pixels.iter().min().expect("it has pixels"), *pixels.iter().max().expect("it has pixels"))
+    }
+
     /// Decodes what is at `url`, for two seconds of it.
     pub async fn play(&self, url: &str) -> Played {
         self.play_for(TWO_SECONDS, url).await
@@ -222,6 +232,19 @@ impl Ffmpeg {
         command.env("SVT_LOG", "1");
         command
     }
+}
+
+/// When a file begins and how long it is, in seconds, as ffprobe has it.
+pub async fn extent(file: &str) -> (f64, f64) {
+    let mut command = Command::new("ffprobe");
+    command
+        .args(["-v", "error", "-show_entries", "format=start_time,duration", "-of", "csv=p=0", file])
+        .kill_on_drop(true);
+    let said = soon("ffprobe", command.output()).await.expect("ffprobe comes with ffmpeg");
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let figures: Vec<f64> = text.trim().split(',').filter_map(|figure| figure.parse().ok()).collect();
+    assert!(said.status.success() && figures.len() == 2, "{text}{}", String::from_utf8_lossy(&said.stderr));
+    (figures[0], figures[1])
 }
 
 /// What a player said.

@@ -36,6 +36,11 @@ impl TestNode {
         TestNode::with(port, &format!("cid: {cid}, "), yaml)
     }
 
+    /// The same under this id and with a name for people.
+    pub fn called(cid: &str, name: &str, yaml: &str) -> TestNode {
+        TestNode::with(0, &format!("cid: {cid}, name: {name:?}, "), yaml)
+    }
+
     /// The same at IPv6's loopback address, and nowhere else.
     pub fn on_ipv6(yaml: &str) -> TestNode {
         TestNode::in_dir(tempfile::tempdir().expect("a temporary folder"), "\"[::1]:0\"", "", yaml)

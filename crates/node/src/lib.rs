@@ -11,6 +11,7 @@ pub mod cascade;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod console;
 mod demo;
 pub mod doctor;
 pub mod door;
@@ -19,7 +20,7 @@ pub mod logs;
 mod machine;
 pub mod metrics;
 mod node;
-mod pages;
+mod operations;
 mod protocols;
 pub mod relays;
 

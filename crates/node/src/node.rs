@@ -21,9 +21,9 @@ use crate::config::{Config, FanOutClass, NodeIdentity, Tls};
 use crate::door::{Door, DoorFigures, DoorLimits};
 use crate::http::Http;
 use crate::metrics::{Made, Metrics};
-use crate::pages;
 use crate::protocols::{Protocols, rtsp_udp};
 use crate::relays::{Pulls, Pushes, Routes, Saved};
+use crate::{console, operations};
 
 /// How long a drain may take in all.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -97,7 +97,7 @@ impl Node {
             .merge(protocols.webrtc.router(Arc::new(cascade.clone())))
             .merge(api::router(api))
             .merge(cascade.router(gate.clone()));
-        let router = router.merge(pages::router(guard.clone(), metrics, ready.clone()));
+        let router = router.merge(operations::router(guard.clone(), metrics, ready.clone())).merge(console::router());
         let old = Old::new(&cascade, &hub, &pulls, &pushes, &saved, (&identity.cid, &config.node.data_dir));
         let router = protocols.hls.in_front_of(router);
         let router = cascade.in_front_of(protocols.live.in_front_of(old.in_front_of(router)));

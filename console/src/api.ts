@@ -1,0 +1,138 @@
+// The public API of this node, and of platforms below it through `/peer/ID`.
+
+/** Where this node's root is: the console may stand behind a context path of a gateway. */
+export const ROOT = location.pathname.replace(/\/console\/.*$/, '');
+const KEY = 'culvert.token';
+/** How long a token is kept in this tab without being used. */
+const IDLE_MS = 8 * 3600_000;
+
+export type Track = { codec: string; width?: number; height?: number; fps?: number; sample_rate_hz?: number; channels?: number };
+export type Upstream = Record<string, number | boolean | null>;
+export type Stream = {
+  name: string; play?: string; state: string; tracks: Track[]; viewers: number; origin: string | null; path?: string;
+  bits_per_second: number; fps: number; key_interval_ms: number | null; since: string | null; unknown_since?: string | null;
+  error?: string | null; upstream?: Upstream | null; discontinuities?: number; dropped_frames?: number; publisher?: Session;
+};
+export type Session = {
+  id: number; protocol: string; action: string; stream: string; remote: string; identity: string; since: string; bytes: number;
+  frames: number; gaps: number; skipped_frames: number; behind_ms: number | null;
+};
+export type Peer = {
+  cid: string; name: string; serial: string | null; version: string | null; linked: boolean; since: string | null;
+  unknown_since: string | null; error: string | null; carrier: string | null; remote: string | null; rtt_ms: number | null;
+  reconnects: number; links: number; streams: number; peers: number; left_out: number;
+  link: { age_ms: number; sent_bytes: number; received_bytes: number; unsent_bytes: number } | null;
+};
+/** A platform further down: `path` is by way of which others. */
+export type Below = { path: string; name: string; linked: boolean; unknown_since: string | null; carrier: string | null; rtt_ms: number | null; streams: number };
+export type Upper = Record<string, unknown> & { url: string; linked: boolean };
+export type Transfer = Record<string, unknown> & { stream?: string; id?: number; state?: string; error?: string | null };
+export type LogLine = { time: string; level: string; target: string; message: string };
+type List<T> = { items: T[]; next: string | null };
+
+/** What an answer says that is none. */
+export class Refused extends Error {
+  constructor(readonly status: number, message: string) { super(message); }
+}
+
+export const token = {
+  get(): string | null {
+    const at = Number(sessionStorage.getItem(`${KEY}.at`) ?? 0);
+    if (Date.now() - at > IDLE_MS) return null;
+    const value = sessionStorage.getItem(KEY);
+    if (value && Date.now() - at > 60_000) sessionStorage.setItem(`${KEY}.at`, String(Date.now()));
+    return value;
+  },
+  set(value: string | null) {
+    if (!value) { sessionStorage.removeItem(KEY); sessionStorage.removeItem(`${KEY}.at`); return; }
+    sessionStorage.setItem(KEY, value);
+    sessionStorage.setItem(`${KEY}.at`, String(Date.now()));
+  },
+};
+
+/** Called when this node does not know who asks. */
+let unauthorized = () => {};
+export function onUnauthorized(call: () => void) { unauthorized = call; }
+
+export async function ask(path: string, init: RequestInit = {}): Promise<Response> {
+  const headers = new Headers(init.headers);
+  const own = token.get();
+  if (own) headers.set('Authorization', `Bearer ${own}`);
+  // Without credentials of the browser's own: it would ask for a password where this page has a sentence to show.
+  const answer = await fetch(ROOT + path, { ...init, headers, credentials: 'omit', cache: 'no-store' });
+  if (answer.ok) return answer;
+  // One from below is about what this node may do there.
+  if (answer.status === 401 && !path.startsWith('/peer/')) unauthorized();
+  const text = await answer.text();
+  let what = text.slice(0, 300);
+  try { what = (JSON.parse(text) as { detail?: string }).detail ?? what; } catch { /* not JSON: shown as it is */ }
+  throw new Refused(answer.status, what || `${answer.status} ${answer.statusText}`);
+}
+
+export async function json<T>(path: string): Promise<T> {
+  return (await ask(path)).json() as Promise<T>;
+}
+
+/** A whole list, page by page; `most` is where it stops. */
+export async function list<T>(path: string, most = 2000): Promise<T[]> {
+  const items: T[] = [];
+  let after: string | null = null;
+  do {
+    const mark = path.includes('?') ? '&' : '?';
+    const page: List<T> = await json(after === null ? path : `${path}${mark}after=${encodeURIComponent(after)}`);
+    items.push(...page.items);
+    after = page.next;
+  } while (after !== null && items.length < most);
+  return items;
+}
+
+export const post = (path: string, body: unknown) =>
+  ask(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) });
+export const remove = (path: string) => ask(path, { method: 'DELETE' });
+
+/** A stream's name in a path: its slashes stay. */
+export const inPath = (name: string) => name.split('/').map(encodeURIComponent).join('/');
+
+/** A URL that a player opens; sockets and elements set no headers, so the token is in it. */
+export function media(path: string, scheme: 'http' | 'ws' = 'http'): string {
+  const url = new URL(ROOT + path, location.href);
+  url.protocol = scheme === 'ws' ? (location.protocol === 'https:' ? 'wss:' : 'ws:') : location.protocol;
+  const own = token.get();
+  if (own) url.searchParams.set('token', own);
+  return url.href;
+}
+
+export type News = { kind: string; data: { name?: string; cid?: string; state?: string } | null };
+
+/** The node's news until `signal`, dialled again where it breaks; `linked` hears whether they come. */
+export async function events(signal: AbortSignal, heard: (news: News) => void, linked: (is: boolean) => void) {
+  let wait = 500;
+  while (!signal.aborted) {
+    try {
+      const answer = await ask('/api/v1/events', { signal });
+      linked(true);
+      heard({ kind: 'reload', data: null });
+      wait = 500;
+      const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
+      let text = '';
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) break;
+        text += value;
+        const pieces = text.split('\n\n');
+        text = pieces.pop()!;
+        for (const piece of pieces) {
+          const line = (name: string) => piece.split('\n').find(l => l.startsWith(`${name}: `))?.slice(name.length + 2);
+          const kind = line('event');
+          if (kind) heard({ kind, data: JSON.parse(line('data') ?? 'null') });
+        }
+      }
+    } catch (why) {
+      if (signal.aborted) return;
+      if (why instanceof Refused && (why.status === 401 || why.status === 403)) { linked(true); return; }
+    }
+    linked(false);
+    await new Promise(done => setTimeout(done, wait));
+    wait = Math.min(wait * 2, 5000);
+  }
+}
