@@ -27,7 +27,7 @@ const TEXT = {
   received: ['Received', '已接收'], version: ['Version', '版本'], error: ['Error', '错误'], details: ['Details', '详情'], log: ['Log', '日志'],
   open_node: ['Look at this node', '进入该节点'], back_here: ['Back to this node', '返回本节点'], targets: ['Devices', '设备页面'], live: ['live', '直播中'],
   starting: ['starting', '启动中'], ended: ['ended', '已结束'], down: ['down', '故障'], idle: ['idle', '空闲'], new_pull: ['New pull', '新建拉流'],
-  new_push: ['New push', '新建推流'], from: ['From (URL)', '源地址'], to: ['To (URL)', '目标地址'], stream: ['Stream', '流'], begin: ['Begin', '开始'],
+  new_push: ['New push', '新建推流'], stop_pull: ['Stop pull', '停止拉流'], from: ['From (URL)', '源地址'], to: ['To (URL)', '目标地址'], stream: ['Stream', '流'], begin: ['Begin', '开始'],
   keep: ['Keep after a restart', '重启后保留'], pulls: ['Pulls', '拉流'], pushes: ['Pushes', '推流'], none: ['Nothing here.', '暂无内容。'],
   sign_in: ['Sign in', '登录'], sign_out: ['Sign out', '退出'], token: ['Token', '令牌'],
   token_hint: ['The admin token is in the file "admin-token" of the node\'s data folder, and in its log at the first start.',

@@ -6,7 +6,7 @@ import { below, useRoute, write } from '../route';
 import { loadBelow, playable, store, useStore } from '../store';
 import { t } from '../text';
 import { Known } from './streams';
-import { Log, Problem, usePoll } from './tables';
+import { Log, Problem, Sessions, usePoll } from './tables';
 
 /** Rows of the tree; others are found by searching. */
 const MOST = 2000;
@@ -106,7 +106,7 @@ function Details({ path, row }: { path: string[]; row: Row | undefined }) {
         <li key={one.name}><i class="dot down" aria-hidden="true" /><b>{one.stream.name}</b> <span class="problem">{one.stream.error}</span></li>)}</ul></>}
       <h3>{t('streams')}</h3>
       {streams.length ? <div class="cards">{streams.slice(0, 100).map(one => <Known key={one.name} of={one} />)}</div> : <p class="quiet">{t('no_streams')}</p>}
-      {peer?.carrier !== 'm7s' && row?.state === 'linked' && <><Targets path={path} /><h3>{t('log')}</h3><Log root={below(path)} /></>}
+      {peer?.carrier !== 'm7s' && row?.state === 'linked' && <><Targets path={path} /><h3>{t('sessions')}</h3><Sessions root={below(path)} search="" most={50} /><h3>{t('log')}</h3><Log root={below(path)} /></>}
     </>}
   </article>;
 }

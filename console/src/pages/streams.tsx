@@ -58,9 +58,9 @@ export function CopyUrl({ name }: { name: string }) {
     {urls(name).map(([label, url]) => <option value={url}>{label}</option>)}</select>;
 }
 
-/** `play`: its name at this node. `picture`: where its picture is. `relayed`: whether a platform's stream is fetched just now. */
-export function StreamCard({ one, play, picture, place, link, relayed, close }: {
-  one: Stream; play: string | null; picture: string; place?: string; link?: string; relayed?: boolean; close?: () => Promise<unknown>;
+/** `play`: its name at this node. `picture`: where its picture is. `push`: the page that sends it on. `pull`: what fetches it. `relayed`: whether a platform's stream is fetched just now. */
+export function StreamCard({ one, play, picture, place, link, relayed, push, pull, close }: {
+  one: Stream; play: string | null; picture: string; place?: string; link?: string; relayed?: boolean; push?: string; pull?: string; close?: () => Promise<unknown>;
 }) {
   const dropped = Object.entries(one.upstream ?? {}).filter(([, value]) => typeof value === 'number' && value > 0);
   return <article class="card stream-card" data-stream={one.name} data-state={one.state}>
@@ -78,6 +78,8 @@ export function StreamCard({ one, play, picture, place, link, relayed, close }: 
       <div class="tools">
         {play && <a class="button" href={write({ page: 'wall', query: { add: play } })}><Icon name="play" /> {t('play')}</a>}
         {play && <CopyUrl name={play} />}
+        {push && <a class="button" href={push}>{t('new_push')}</a>}
+        {one.origin === 'pull' && pull && <Sure label={`${t('stop_pull')}: ${one.name}`} call={() => remove(pull)}>{t('stop_pull')}</Sure>}
         {close && <Sure label={`${t('close')}: ${one.name}`} call={close}>{t('close')}</Sure>}
       </div>
     </div>
@@ -89,7 +91,8 @@ export function Known({ of: { name, stream, peer } }: { of: Playable }) {
   const here = peer ? relay(name) : stream, own = encodeURIComponent(peer?.cid ?? '');
   const one = peer && here ? { ...stream, upstream: here.upstream, viewers: here.viewers, bits_per_second: here.bits_per_second, fps: here.fps } : stream;
   return <StreamCard one={one} play={name} picture={`/snapshot/${inPath(name)}.jpg?width=320`} relayed={peer ? here !== undefined : undefined}
-    place={peer ? [peer.name, stream.path].filter(Boolean).join(' / ') : undefined} link={peer ? `#/node/${own}/streams` : undefined}
+    place={peer ? [peer.name, stream.path].filter(Boolean).join(' / ') : undefined} link={peer ? `#/node/${own}/streams` : undefined} push={write({ page: 'transfers', query: { push: name } })}
+    pull={peer ? undefined : `/api/v1/pulls/${inPath(name)}`}
     close={here ? () => remove(`/api/v1/streams/${inPath(here.name)}`) : undefined} />;
 }
 
@@ -107,6 +110,7 @@ export function StreamsPage({ node }: { node: string[] }) {
     <div class="cards">
       {here.slice(0, MOST).map(one => <Known key={one.name} of={one} />)}
       {there.slice(0, MOST).map(one => <StreamCard key={one.name} one={one} play={[one.name, ...[...node].reverse()].join('-')}
+        push={write({ node, page: 'transfers', query: { push: one.name } })} pull={`${root}/api/v1/pulls/${inPath(one.name)}`}
         picture={`${root}/snapshot/${inPath(one.name)}.jpg?width=320`} close={() => remove(`${root}/api/v1/streams/${inPath(one.name)}`)} />)}
     </div>
     {count > MOST && <p class="quiet">{t('more_by_search')}</p>}

@@ -3,7 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import type { ComponentChildren } from 'preact';
 import { inPath, json, list, post, remove, type LogLine, type Session, type Transfer, type Upper } from '../api';
 import { bytes, clock, since } from '../format';
-import { below } from '../route';
+import { below, useRoute } from '../route';
 import { useStore } from '../store';
 import { t, word, type Key } from '../text';
 
@@ -52,18 +52,27 @@ export function Sure({ children, call, label }: { children: ComponentChildren; c
   return <><button class={asked ? 'danger' : ''} aria-label={label} onClick={click}>{asked ? t('sure') : children}</button>{problem && <small class="problem">{problem}</small>}</>;
 }
 
-export function SessionsPage({ node }: { node: string[] }) {
-  const root = below(node), [search, set] = useState('');
+/** Who publishes and who watches there. `most` rows of it. */
+export function Sessions({ root, search, most }: { root: string; search: string; most: number }) {
   const { value, problem, again } = usePoll(() => list<Session>(`${root}/api/v1/sessions`), root);
   const rows = (value ?? []).filter(one => `${one.stream} ${one.remote} ${one.protocol} ${one.identity}`.toLowerCase().includes(search.toLowerCase()));
-  return <section>
-    <h1>{t('sessions')} <small>{rows.length}</small></h1><Problem what={problem} />
-    <input type="search" placeholder={t('filter')} aria-label={t('filter')} value={search} onInput={event => set(event.currentTarget.value)} />
-    <Table heads={[t('stream'), t('action'), t('protocol'), t('address'), t('who'), t('since'), t('bytes'), t('gaps'), t('behind'), t('actions')]} rows={rows.slice(0, 1000)}
+  if (problem) return <Problem what={problem} />;
+  return <>
+    {rows.length > most && <p class="quiet">{most} / {rows.length}</p>}
+    <Table heads={[t('stream'), t('action'), t('protocol'), t('address'), t('who'), t('since'), t('bytes'), t('gaps'), t('behind'), t('actions')]} rows={rows.slice(0, most)}
       render={one => <tr key={one.id}><th scope="row">{one.stream}</th><td>{one.action === 'publish' ? t('publish') : t('watch')}</td><td>{one.protocol}</td><td>{one.remote}</td>
         <td>{one.identity}</td><td title={clock(one.since)}>{since(one.since)}</td><td class="n">{bytes(one.bytes)}</td><td class="n">{one.gaps}</td>
         <td class="n">{one.behind_ms === null ? '–' : `${one.behind_ms} ms`}</td>
         <td><Sure label={`${t('close')}: ${one.stream} ${one.remote}`} call={() => remove(`${root}/api/v1/sessions/${one.id}`).then(again)}>{t('close')}</Sure></td></tr>} />
+  </>;
+}
+
+export function SessionsPage({ node }: { node: string[] }) {
+  const [search, set] = useState('');
+  return <section>
+    <h1>{t('sessions')}</h1>
+    <input type="search" placeholder={t('filter')} aria-label={t('filter')} value={search} onInput={event => set(event.currentTarget.value)} />
+    <Sessions root={below(node)} search={search} most={1000} />
   </section>;
 }
 
@@ -87,6 +96,8 @@ export function TransfersPage({ node }: { node: string[] }) {
 }
 
 function Order({ root, kind, done }: { root: string; kind: 'pulls' | 'pushes'; done(): void }) {
+  // A stream's card leads here with its name.
+  const asked = kind === 'pushes' ? useRoute().query.get('push') ?? '' : '';
   const [problem, say] = useState<string | null>(null);
   const send = async (event: Event) => {
     event.preventDefault();
@@ -98,8 +109,8 @@ function Order({ root, kind, done }: { root: string; kind: 'pulls' | 'pushes'; d
       done();
     } catch (why) { say(why instanceof Error ? why.message : String(why)); }
   };
-  return <details><summary>{kind === 'pulls' ? t('new_pull') : t('new_push')}</summary><form onSubmit={send} class="order">
-    <label>{t('stream')} <input name="stream" required placeholder="live/cam1" /></label>
+  return <details open={asked !== ''}><summary>{kind === 'pulls' ? t('new_pull') : t('new_push')}</summary><form onSubmit={send} class="order">
+    <label>{t('stream')} <input name="stream" required placeholder="live/cam1" defaultValue={asked} /></label>
     <label class="grow">{kind === 'pulls' ? t('from') : t('to')} <input name="url" required placeholder={kind === 'pulls' ? 'rtsp://192.168.1.64/…' : 'rtmp://…'} /></label>
     <label><input type="checkbox" name="save" /> {t('keep')}</label><button>{t('begin')}</button><Problem what={problem} /></form></details>;
 }
