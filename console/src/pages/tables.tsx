@@ -97,7 +97,7 @@ export function TransfersPage({ node }: { node: string[] }) {
 
 function Order({ root, kind, done }: { root: string; kind: 'pulls' | 'pushes'; done(): void }) {
   // A stream's card leads here with its name.
-  const asked = kind === 'pushes' ? useRoute().query.get('push') ?? '' : '';
+  const { query } = useRoute(), asked = kind === 'pushes' ? query.get('push') ?? '' : '';
   const [problem, say] = useState<string | null>(null);
   const send = async (event: Event) => {
     event.preventDefault();
