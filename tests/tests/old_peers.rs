@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use culvert_media::{Frame, Tracks};
 use culvert_node::camera::{AudioChoice, VideoChoice};
-use culvert_tests::cascade::below;
+use culvert_tests::cascade::{below, until_linked};
 use culvert_tests::http::{exchange, request};
 use culvert_tests::media::{Script, into_hub, publish_clip, recorded};
 use culvert_tests::node::token_sha256;
@@ -368,6 +368,28 @@ async fn old_peers_are_off_by_default_and_get_nobody_else_s_id_or_name() {
                 socket.read_exact(&mut hello).await.unwrap();
                 assert_eq!(&hello, b"HTTP/1.1 401", "{target}");
             }
+        }
+    }
+}
+
+/// One that linked by the admin token has no row of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_linked_by_a_node_of_ours_is_not_pushed_by_an_old_peer() {
+    let upper = TestNode::named("up", 0, "cascade: {lowers: {old_peers: true}}\nauth: {users: []}");
+    let admin = upper.node.identity.admin_token.reveal();
+    let link = format!("{{url: \"ws://{}\", token: \"{admin}\"}}", upper.address());
+    let _lower = TestNode::named("c1", 0, &format!("cascade: {{uppers: [{link}]}}"));
+    until_linked(&upper, "c1", 1).await;
+    let wire = capture("h264_aac_whole.c2s.bin");
+    for (target, is_taken) in [("live/a?cid=c1", true), ("live/a?cid=c2", false)] {
+        let wire = redirected(&wire, &format!("/erwscascade/wspush/{target}"));
+        let mut socket = push(upper.address(), &wire, || 4096).await;
+        if is_taken {
+            let mut hello = [0; 12];
+            socket.read_exact(&mut hello).await.unwrap();
+            assert_eq!(&hello, b"HTTP/1.1 401", "{target}");
+        } else {
+            upper.until_live("live/a-c2").await;
         }
     }
 }

@@ -62,6 +62,7 @@ impl Node {
         let demands = Demands { pulls: pulls.clone(), old_lowers, relays: parts.relays.clone() };
         let gate = Gate::new(hub.clone(), guard.clone(), Arc::new(demands));
         let cascade = Cascade::new(config, &identity, parts, guard.clone(), hub.clone(), pulls.clone())?;
+        guard.look_at(cascade.peers().clone());
         let routes = Routes::new(dial, cascade.dialled());
         let pushes = Pushes::new(hub.clone(), identity.cid.clone(), routes, silence, stop.clone());
         let saved = Saved::load(&config.node.data_dir)?;

@@ -1,9 +1,10 @@
 //! The one who asks the rules, for every protocol and for the API, and who slows down those that guess tokens.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use culvert_cascade::Peers;
 use culvert_hub::{Ask, BoxFuture, Credentials, Digest, Grant, Policy, Refusal};
 use culvert_media::Cid;
 use tokio::time::Instant;
@@ -28,12 +29,23 @@ pub struct Shown<'a> {
 pub struct Guard {
     rules: ArcSwap<Rules>,
     failures: Mutex<Failures>,
+    peers: OnceLock<Peers>,
 }
 
 impl Guard {
     /// With these rules.
     pub fn new(rules: Rules) -> Guard {
-        Guard { rules: ArcSwap::from_pointee(rules), failures: Mutex::default() }
+        Guard { rules: ArcSwap::from_pointee(rules), failures: Mutex::default(), peers: OnceLock::new() }
+    }
+
+    /// Who is linked, which is known once the cascade is there: an old peer pushes nothing under the id of one that has shown a
+    /// credential, also where no rule names it.
+    pub fn look_at(&self, peers: Peers) {
+        self.peers.set(peers).ok();
+    }
+
+    fn is_linked_by_ours(&self, cid: &Cid) -> bool {
+        self.peers.get().and_then(|peers| peers.info(cid)).is_some_and(|peer| peer.linked && peer.carrier != "m7s")
     }
 
     /// Other rules from now on. What was granted stays granted.
@@ -164,7 +176,7 @@ impl Policy for Guard {
         let rules = self.rules.load();
         let nobody = ask.credentials == Credentials::default() && ask.upper.is_none();
         let old = (action == Action::Publish && ask.protocol == "ws-flv" && nobody)
-            .then(|| rules.old_pusher(ask.remote.ip(), &ask.stream))
+            .then(|| rules.old_pusher(ask.remote.ip(), &ask.stream, |cid| self.is_linked_by_ours(cid)))
             .flatten();
         let verdict = match old {
             Some(old) => authorize(&rules, &old, action, stream).map(|()| old),

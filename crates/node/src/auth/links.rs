@@ -117,15 +117,20 @@ impl Rules {
     }
 
     /// As whom an old peer may push a stream of this name: under an id that ends it and that it may have, while no id that
-    /// ends it belongs to somebody else.
-    pub(super) fn old_pusher(&self, remote: IpAddr, stream: &StreamName) -> Option<Identity> {
+    /// ends it belongs to somebody else: by a rule, or since `is_taken` says so.
+    pub(super) fn old_pusher(
+        &self,
+        remote: IpAddr,
+        stream: &StreamName,
+        is_taken: impl Fn(&Cid) -> bool,
+    ) -> Option<Identity> {
         if !self.old_peers.is_on() {
             return None;
         }
         let name = stream.as_str();
         let cids = name.match_indices('-').filter_map(|(at, _)| Cid::parse(name.get(at + 1..)?).ok());
         let cids: Vec<Cid> = cids.filter(|cid| stream.without_cid(cid).is_some()).collect();
-        if cids.iter().any(|cid| self.has_credential(cid)) {
+        if cids.iter().any(|cid| self.has_credential(cid) || is_taken(cid)) {
             return None;
         }
         cids.into_iter().find(|cid| self.old_peers_admit(remote, cid)).map(Identity::Old)
