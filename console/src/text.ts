@@ -51,7 +51,7 @@ const TEXT = {
   available: ['begins when watched', '待观看'], unknown: ['unknown', '未知'], lost: ['lost', '断开'], changed: ['changed', '变更'], peer: ['platform', '平台'],
   waiting: ['waiting', '等待中'], running: ['running', '运行中'], dialling: ['dialling', '拨号中'], stopped: ['stopped', '已停止'],
   relayed: ['fetched now', '正在中继'], jumps: ['jumps', '时间跳变'], more_by_search: ['There are more: search for them.', '还有更多,请搜索。'],
-  cameras_down: ['Cameras that are down', '故障摄像机'], below: ['Platforms below', '下级平台'], rates: ['Down / up', '下行/上行'], no_peers: ['No platform is linked.', '暂无平台接入。'],
+  cameras_down: ['Cameras that are down', '故障摄像机'], below: ['Platforms below', '下级平台'], rates: ['Down / up', '下行/上行'], m7s_limits: ['A node of m7s: it is called one request at a time, and its sessions, configuration and log are not known here.', 'm7s 节点:请求逐个处理,其会话、配置和日志在此不可见。'], no_peers: ['No platform is linked.', '暂无平台接入。'],
   links_made: ['links since the start', '启动以来连接次数'], events_live: ['News come as they happen', '实时更新'], not_allowed: ['This token may not see that.', '此令牌无权查看。'],
   make_token: ['Make a token', '生成令牌'], upper_file: ['In the file of this node (then restart it, or send it SIGHUP):', '写入本节点配置文件(然后重启或发送 SIGHUP):'],
   lower_file: ['In the file of the node below:', '写入下级节点配置文件:'], your_token: ['TOKEN stands for a token that may publish.', 'TOKEN 为具有推流权限的令牌。'],

@@ -86,7 +86,7 @@ function Details({ path, row }: { path: string[]; row: Row | undefined }) {
   useEffect(() => { if (!store.below.has(cid)) loadBelow(cid); }, [cid]);
   const streams = playable().filter(one => one.peer?.cid === cid && (one.stream.path ?? '') === rest);
   const down = streams.filter(one => one.stream.state === 'down');
-  const link = row?.peer?.link;
+  const link = row?.peer?.link, old = (row?.carrier ?? peer?.carrier) === 'm7s';
   return <article class="card details">
     <div class="tools"><h2 class="grow">{row?.name ?? path.at(-1)}</h2><a class="button" href={write({ page: 'platforms' })}>{t('close')}</a></div>
     {row && <dl class="fields">
@@ -101,12 +101,12 @@ function Details({ path, row }: { path: string[]; row: Row | undefined }) {
       {link && <><dt>{t('sent')} / {t('received')}</dt><dd>{bytes(link.sent_bytes)} / {bytes(link.received_bytes)}</dd></>}
     </dl>}
     {row?.state !== 'never' && <>
-      <div class="tools"><a class="button primary" href={write({ node: path, page: 'streams' })}>{t('open_node')}</a></div>
+      {old ? <p class="quiet">{t('m7s_limits')}</p> : <div class="tools"><a class="button primary" href={write({ node: path, page: 'streams' })}>{t('open_node')}</a></div>}
       {down.length > 0 && <><h3>{t('cameras_down')}</h3><ul class="plain">{down.map(one =>
         <li key={one.name}><i class="dot down" aria-hidden="true" /><b>{one.stream.name}</b> <span class="problem">{one.stream.error}</span></li>)}</ul></>}
       <h3>{t('streams')}</h3>
       {streams.length ? <div class="cards">{streams.slice(0, 100).map(one => <Known key={one.name} of={one} />)}</div> : <p class="quiet">{t('no_streams')}</p>}
-      {peer?.carrier !== 'm7s' && row?.state === 'linked' && <><Targets path={path} /><h3>{t('sessions')}</h3><Sessions root={below(path)} search="" most={50} /><h3>{t('log')}</h3><Log root={below(path)} /></>}
+      {!old && row?.state === 'linked' && <><Targets path={path} /><h3>{t('sessions')}</h3><Sessions root={below(path)} search="" most={50} /><h3>{t('log')}</h3><Log root={below(path)} /></>}
     </>}
   </article>;
 }

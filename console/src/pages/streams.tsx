@@ -91,7 +91,7 @@ export function Known({ of: { name, stream, peer } }: { of: Playable }) {
   const here = peer ? relay(name) : stream, own = encodeURIComponent(peer?.cid ?? '');
   const one = peer && here ? { ...stream, upstream: here.upstream, viewers: here.viewers, bits_per_second: here.bits_per_second, fps: here.fps } : stream;
   return <StreamCard one={one} play={name} picture={`/snapshot/${inPath(name)}.jpg?width=320`} relayed={peer ? here !== undefined : undefined}
-    place={peer ? [peer.name, stream.path].filter(Boolean).join(' / ') : undefined} link={peer ? `#/node/${own}/streams` : undefined} push={write({ page: 'transfers', query: { push: name } })}
+    place={peer ? [peer.name, stream.path].filter(Boolean).join(' / ') : undefined} link={peer && peer.carrier !== 'm7s' ? `#/node/${own}/streams` : undefined} push={write({ page: 'transfers', query: { push: name } })}
     pull={peer ? undefined : `/api/v1/pulls/${inPath(name)}`}
     close={here ? () => remove(`/api/v1/streams/${inPath(here.name)}`) : undefined} />;
 }
