@@ -208,6 +208,11 @@ impl Ffmpeg {
         Played::of(self.player(seconds, &input, Stdio::null()), seconds, url).await
     }
 
+    /// Waits at this `rtmp://` URL for somebody who publishes, and decodes two seconds of that.
+    pub async fn receive(&self, url: &str) -> Played {
+        Played::of(self.player(TWO_SECONDS, &["-listen", "1", "-i", url], Stdio::null()), TWO_SECONDS, url).await
+    }
+
     /// Decodes a stream of a container (as ffmpeg calls it) that comes by `feed`, for two seconds of it. `feed` is called
     /// with the player's input and ends when that closes.
     pub async fn play_from(&self, what: &str, container: &str, feed: impl AsyncFnOnce(ChildStdin)) -> Played {

@@ -5,7 +5,9 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use culvert_media::Codec;
 use culvert_tests::ffmpeg::{Media, installed, skipped};
+use culvert_tests::node::free_port;
 use culvert_tests::view::{Viewer, by_websocket};
 use culvert_tests::wait::until;
 use culvert_tests::{Ffmpeg, TestNode};
@@ -131,6 +133,25 @@ async fn rtmpdump_plays() {
 }
 
 /// ffmpeg 5 reads no Opus in FLV and in RTMP: what it hears there is AAC.
+#[tokio::test(flavor = "multi_thread")]
+async fn opus_is_pushed_as_aac_to_a_server_that_does_not_know_it() {
+    let test = "opus_is_pushed_as_aac_to_a_server_that_does_not_know_it";
+    let Some(five) = Ffmpeg::five(test) else { return };
+    let target = format!("rtmp://127.0.0.1:{}/live/b", free_port());
+    let node = TestNode::start(&format!("push: {{list: {{live/a: \"{target}\"}}}}"));
+    let _publisher = five.publish(Media::H264Opus, &node.url("rtsp", "/live/a"));
+    five.receive(&target).await.assert_clean(Media::H264Opus, &target);
+    // Our own say that they take it.
+    let other = TestNode::start("");
+    let _pushing = TestNode::start(&format!(
+        "pull: {{always: {{live/a: {:?}}}}}\npush: {{list: {{live/a: {:?}}}}}",
+        node.url("rtsp", "/live/a"),
+        other.url("rtmp", "/live/c")
+    ));
+    let codecs: Vec<_> = other.until_live("live/c").await.tracks.iter().map(|track| track.codec).collect();
+    assert_eq!(codecs, [Codec::H264, Codec::Opus]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn opus_is_heard_by_players_that_do_not_know_it() {
     let test = "opus_is_heard_by_players_that_do_not_know_it";

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use culvert_formats::flv::{self, Demux, TagKind, TagWriter};
+use culvert_formats::sound::InAac;
 use culvert_hub::{End, Feed, Next, Publisher, Replaced};
 use culvert_net::{Conn, DialError, ReadHalf, WriteHalf, dial};
 use rustls::ClientConfig;
@@ -171,7 +172,7 @@ pub async fn pull(
 }
 
 /// Pushes a feed to `url` until one of the two ends; `begun` is called when the server takes it. `silence` bounds each
-/// step.
+/// step. Opus becomes AAC for a server that does not say that it takes it.
 pub async fn push(
     url: &str,
     tls: &Arc<ClientConfig>,
@@ -182,7 +183,8 @@ pub async fn push(
     let mut connection = Connection::open(url, Goal::Publish, tls, silence).await?;
     while connection.event().await? != ClientEvent::Ready {}
     begun();
-    let mut writer = None;
+    let mut stage = None;
+    let mut writer: Option<TagWriter> = None;
     let mut time_ms = 0;
     let mut out = Vec::new();
     let mut heard = vec![0; 4096];
@@ -202,7 +204,10 @@ pub async fn push(
         out.clear();
         match next {
             Next::Tracks(tracks) => {
-                let new = TagWriter::new(&tracks);
+                if !session.takes_opus() {
+                    stage.get_or_insert_with(|| InAac::new(&tracks, false)).set_tracks(&tracks);
+                }
+                let new = TagWriter::new(stage.as_ref().map_or(&tracks, InAac::tracks));
                 session.write_media(TagKind::Script, 0, &[], &new.metadata(), &mut out);
                 for (kind, body) in new.sequence_headers() {
                     session.write_media(kind, time_ms, &[], &body, &mut out);
@@ -210,13 +215,19 @@ pub async fn push(
                 writer = Some(new);
             }
             Next::Frame(frame) => {
-                if let Some(parts) = writer.as_ref().and_then(|w| w.frame(&frame)) {
-                    time_ms = parts.time_ms;
-                    session.write_media(parts.kind, parts.time_ms, &parts.prefix, &parts.payload, &mut out);
+                let mut pass = |frame: &_| {
+                    if let Some(parts) = writer.as_ref().and_then(|w| w.frame(frame)) {
+                        time_ms = parts.time_ms;
+                        session.write_media(parts.kind, parts.time_ms, &parts.prefix, &parts.payload, &mut out);
+                    }
+                };
+                match &mut stage {
+                    Some(stage) => stage.push(&frame, pass),
+                    None => pass(&frame),
                 }
             }
             // The server sees a step in time, and a key frame behind it.
-            Next::Gap(_) => {}
+            Next::Gap(_) => stage.iter_mut().for_each(InAac::restart),
             Next::End(end) => {
                 connection.session.close();
                 connection.flush().await?;

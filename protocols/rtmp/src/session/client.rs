@@ -82,6 +82,7 @@ pub struct ClientSession {
     transport: Transport<ClientEvent>,
     phase: Phase,
     stream_id: u32,
+    takes_opus: bool,
 }
 
 impl ClientSession {
@@ -95,7 +96,8 @@ impl ClientSession {
         if goal == Goal::Play {
             transport.reader.set_message_limit(MAX_MESSAGE_BYTES);
         }
-        ClientSession { goal, target, handshake: Some(handshake), transport, phase: Phase::Connecting, stream_id: 0 }
+        let handshake = Some(handshake);
+        ClientSession { goal, target, handshake, transport, phase: Phase::Connecting, stream_id: 0, takes_opus: false }
     }
 
     /// Takes what came from the server, all of it.
@@ -127,6 +129,11 @@ impl ClientSession {
     /// What to send or to know next, in order.
     pub fn poll_output(&mut self) -> Option<Output<ClientEvent>> {
         self.transport.poll()
+    }
+
+    /// Whether the server said in its answer to `connect` that it takes Opus.
+    pub fn takes_opus(&self) -> bool {
+        self.takes_opus
     }
 
     /// The message stream that the server gave; 0 before it did.
@@ -246,7 +253,10 @@ impl ClientSession {
 
     fn handle_command(&mut self, command: &Command) {
         match (command.name.as_str(), self.phase) {
-            ("_result", Phase::Connecting) if command.transaction == CONNECT => self.create_stream(),
+            ("_result", Phase::Connecting) if command.transaction == CONNECT => {
+                self.takes_opus = command.values.iter().any(capabilities::take_opus);
+                self.create_stream();
+            }
             ("_result", Phase::CreatingStream) if command.transaction == CREATE_STREAM => self.start(command),
             // A server that knows neither releaseStream nor FCPublish is none the worse.
             ("_error", _) if [RELEASE_STREAM, FC_PUBLISH].contains(&command.transaction) => {}
