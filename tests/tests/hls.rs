@@ -8,7 +8,9 @@ use culvert_node::camera::{AudioChoice, Clip, VideoChoice};
 use culvert_tests::TestNode;
 use culvert_tests::http::{Answer, request};
 use culvert_tests::media::{Script, into_hub};
-use culvert_tests::wait::{until, within};
+use culvert_tests::wait::{soon, until, within};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 /// A viewer: the folder of its session.
 struct Viewer<'a> {
@@ -122,6 +124,62 @@ async fn playlists_and_parts_are_waited_for_and_everything_that_is_named_is_ther
     let begun = Instant::now();
     viewer.playlist("?_HLS_msn=0&_HLS_part=7").await;
     assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+/// An answer with its length, off a connection that goes on.
+async fn next_answer(socket: &mut BufReader<TcpStream>) -> (u16, String, Vec<u8>) {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(soon("a head", socket.read_line(&mut head)).await.unwrap() > 0, "{head}");
+    }
+    let field = |name: &str| {
+        head.lines().find_map(|line| Some(line.to_ascii_lowercase().strip_prefix(name)?.trim().to_string()))
+    };
+    let mut body = vec![0; field("content-length:").unwrap().parse().unwrap()];
+    soon("a body", socket.read_exact(&mut body)).await.unwrap();
+    (head[9..12].parse().unwrap(), head, body)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_kept_from_answer_to_answer_and_may_ask_for_something_else() {
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", clip());
+    node.until_live("live/a").await;
+    let viewer = Viewer::begin(&node, "/play/live/a.m3u8").await;
+    let mut socket = BufReader::new(TcpStream::connect(node.address()).await.unwrap());
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+    // Two at once, then what is wrong, what is not there and what waits, and each has its answer in its turn.
+    let playlist = viewer.playlist("").await;
+    let map = playlist.0.split('"').find(|text| text.starts_with("init-")).unwrap();
+    let named = format!("{}{}", viewer.folder, playlist.segments()[0]);
+    socket.write_all((get(&named) + &get(&format!("{}{map}", viewer.folder))).as_bytes()).await.unwrap();
+    let (status, head, body) = next_answer(&mut socket).await;
+    assert!(status == 200 && head.contains("content-type: video/mp4") && head.contains("date: "), "{head}");
+    assert_eq!(body, viewer.get(playlist.segments()[0]).await.body);
+    let (status, _, body) = next_answer(&mut socket).await;
+    assert_eq!((status, &body[4..8]), (200, &b"ftyp"[..]));
+    for (file, status) in [("live.m3u8?_HLS_msn=x", 400), ("seg-99999.m4s", 404)] {
+        socket.write_all(get(&format!("{}{file}", viewer.folder)).as_bytes()).await.unwrap();
+        let (answered, head, _) = next_answer(&mut socket).await;
+        assert!(answered == status && head.contains("application/problem+json"), "{head}");
+    }
+    let waits = format!("{}live.m3u8?_HLS_msn={}", viewer.folder, viewer.playlist("").await.next() + 1);
+    socket.write_all(get(&waits).as_bytes()).await.unwrap();
+    assert_eq!(next_answer(&mut socket).await.0, 200);
+    // What is none of ours, and after that ours again, by the library; and a last one.
+    let playlist = format!("{}live.m3u8", viewer.folder);
+    for path in ["/healthz", &playlist] {
+        socket.write_all(get(path).as_bytes()).await.unwrap();
+        assert_eq!(next_answer(&mut socket).await.0, 200, "{path}");
+    }
+    let mut socket = BufReader::new(TcpStream::connect(node.address()).await.unwrap());
+    let last = get(&playlist).replace("Host: h", "Host: h\r\nConnection: close");
+    socket.write_all((get(&playlist) + &last).as_bytes()).await.unwrap();
+    for is_last in [false, true] {
+        let (status, head, _) = next_answer(&mut socket).await;
+        assert_eq!((status, head.contains("connection: close")), (200, is_last), "{head}");
+    }
+    assert_eq!(soon("the end", socket.read(&mut [0])).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

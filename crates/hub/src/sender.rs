@@ -53,6 +53,19 @@ impl<'a> Sender<'a> {
         }
     }
 
+    /// Of a request on a bare connection; `field` gives the value of a header by its name in lower case.
+    pub fn of_fields(remote: SocketAddr, secure: bool, field: impl Fn(&str) -> Option<&'a str>) -> Sender<'a> {
+        Sender {
+            remote,
+            secure,
+            upper: None,
+            authorization: field("authorization"),
+            host: field("host"),
+            origin: field("origin"),
+            forwarded: FORWARDED.iter().any(|name| field(name).is_some()),
+        }
+    }
+
     /// The question whether it may.
     pub fn ask(&self, action: Action, stream: &StreamName, query: &str, protocol: &'static str) -> Ask {
         Ask {

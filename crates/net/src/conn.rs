@@ -159,6 +159,10 @@ impl Conn {
         }
         // Apart, so that nothing is lost when this is given up half-way.
         let Conn { io, seen, .. } = self;
+        if let Io::Tcp(tcp) = io {
+            // Most connections wait most of the time, and do so without a buffer.
+            tcp.readable().await?;
+        }
         seen.reserve(room.min(2048));
         io.take(room as u64).read_buf(seen).await
     }

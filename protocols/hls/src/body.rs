@@ -12,19 +12,19 @@ use crate::viewers::Visit;
 
 /// Pieces that are there already; their length together is the content's. Whoever still reads them is there.
 pub(crate) struct Pieces {
-    pieces: VecDeque<Bytes>,
+    pub(crate) pieces: VecDeque<Bytes>,
     /// Held, not read.
-    _visit: Option<Visit>,
+    pub(crate) visit: Option<Visit>,
 }
 
 impl Pieces {
     pub(crate) fn new(pieces: impl Iterator<Item = Bytes>) -> Pieces {
-        Pieces { pieces: pieces.filter(|piece| !piece.is_empty()).collect(), _visit: None }
+        Pieces { pieces: pieces.filter(|piece| !piece.is_empty()).collect(), visit: None }
     }
 
     /// For this viewer.
     pub(crate) fn of(self, visit: Visit) -> Pieces {
-        Pieces { _visit: Some(visit), ..self }
+        Pieces { visit: Some(visit), ..self }
     }
 
     pub(crate) fn bytes(&self) -> u64 {

@@ -6,6 +6,7 @@
 //! several renditions of a stream, encryption, recordings.
 #![forbid(unsafe_code)]
 
+mod bare;
 mod body;
 mod channel;
 mod playlist;

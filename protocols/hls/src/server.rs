@@ -9,11 +9,10 @@ use axum::extract::{Extension, Request as HttpRequest};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use bytes::Bytes;
-use culvert_hub::{Action, Gate, Remote, Sender};
-use culvert_media::{StreamName, Time};
+use culvert_hub::{Action, Gate, Hub, Remote, Sender};
+use culvert_media::{NameError, StreamName, Time};
 use culvert_net::web;
-use http::request::Parts;
-use http::{HeaderValue, Method, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use tokio::time::{Instant, timeout_at};
 
 use crate::body::Pieces;
@@ -43,7 +42,10 @@ pub struct Hls {
 }
 
 /// What goes wrong, with what to tell: status, a stable word, a sentence.
-struct Fault(u16, &'static str, String);
+pub(crate) struct Fault(u16, &'static str, String);
+
+/// What is found: its media type, and its bytes.
+pub(crate) type Found = Result<(&'static str, Pieces), Fault>;
 
 impl From<No> for Fault {
     fn from(no: No) -> Fault {
@@ -78,26 +80,35 @@ impl Hls {
         self.viewers.kept()
     }
 
-    async fn answer(&self, request: Request, remote: &Remote, http: &Parts) -> Result<Response, Fault> {
+    pub(crate) fn hub(&self) -> &Hub {
+        self.viewers.gate().hub()
+    }
+
+    pub(crate) fn bad_name(&self, why: &NameError) -> Fault {
+        self.hub().figures().count_fault(PROTOCOL, "bad-name");
+        Fault(400, "bad-name", why.to_string())
+    }
+
+    /// `is_look`: it is HEAD.
+    pub(crate) async fn answer(&self, request: Request, sender: &Sender<'_>, is_look: bool, query: &str) -> Found {
         match request {
-            Request::Begin(stream, folder) => self.begin(stream, &folder, remote, http).await,
+            Request::Begin(stream, folder) => self.begin(stream, &folder, sender, is_look, query).await,
             Request::Of(stream, sid, what) => {
                 let visit = self.viewers.of(sid, &stream).await?;
                 match what {
-                    What::Playlist => media(visit, http.uri.query().unwrap_or_default()).await,
+                    What::Playlist => media(visit, query).await,
                     What::Map(_) | What::Segment(_) | What::Part(..) => fetch(visit, what).await,
                 }
             }
         }
     }
 
-    async fn begin(&self, stream: StreamName, folder: &str, remote: &Remote, http: &Parts) -> Result<Response, Fault> {
-        let sender = Sender::of_http(remote, &http.headers, &http.uri, http.version);
-        let ask = sender.ask(Action::Play, &stream, http.uri.query().unwrap_or_default(), PROTOCOL);
-        if http.method == Method::HEAD {
+    async fn begin(&self, stream: StreamName, folder: &str, sender: &Sender<'_>, is_look: bool, query: &str) -> Found {
+        let ask = sender.ask(Action::Play, &stream, query, PROTOCOL);
+        if is_look {
             // A look: it is let in to hear what a GET would, and begins no session.
             self.viewers.look_in(&ask).await?;
-            return Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::empty())));
+            return Ok((PLAYLIST_TYPE, Pieces::new(std::iter::empty())));
         }
         let (sid, seat, tracks) = self.viewers.begin(ask).await?;
         let info = self.viewers.gate().hub().info(&stream);
@@ -111,7 +122,7 @@ impl Hls {
             uri: &media_uri(folder, sid),
         });
         count(&seat, text.len() as u64, None);
-        Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::once(Bytes::from(text)))))
+        Ok((PLAYLIST_TYPE, Pieces::new(std::iter::once(Bytes::from(text)))))
     }
 }
 
@@ -123,17 +134,24 @@ async fn hls_or(Extension(hls): Extension<Hls>, http: HttpRequest, next: Next) -
         (_, method) if !matches!(*method, Method::GET | Method::HEAD) => {
             Err(Fault(405, "method", "playlists and segments are read with GET".into()))
         }
-        (Err(why), _) => {
-            hls.viewers.gate().hub().figures().count_fault(PROTOCOL, "bad-name");
-            Err(Fault(400, "bad-name", why.to_string()))
+        (Err(why), _) => Err(hls.bad_name(&why)),
+        (Ok(request), method) => {
+            let sender = Sender::of_http(&remote, http.headers(), http.uri(), http.version());
+            hls.answer(request, &sender, *method == Method::HEAD, http.uri().query().unwrap_or_default()).await
         }
-        (Ok(request), _) => hls.answer(request, &remote, &http.into_parts().0).await,
     };
-    answer.unwrap_or_else(error)
+    match answer {
+        Ok((kind, pieces)) => {
+            let mut response = Response::new(Body::new(pieces));
+            *response.headers_mut() = headers(kind);
+            response
+        }
+        Err(fault) => error(fault).map(Body::from),
+    }
 }
 
 /// The media playlist, as soon as it has what is waited for.
-async fn media(visit: Visit, query: &str) -> Result<Response, Fault> {
+async fn media(visit: Visit, query: &str) -> Found {
     let directives = Directives::parse(query).map_err(|why| Fault(400, "bad-directive", why))?;
     let ready = |state: &mut State| match directives.wait_for {
         // What was never complete is over.
@@ -149,11 +167,11 @@ async fn media(visit: Visit, query: &str) -> Result<Response, Fault> {
     let text = when(channel, ready).await.ok_or_else(late)??;
     let end = channel.lock().window.end_time();
     count(&visit.seat, text.len() as u64, Some(end));
-    Ok(ok(PLAYLIST_TYPE, Pieces::new(std::iter::once(text)).of(visit)))
+    Ok((PLAYLIST_TYPE, Pieces::new(std::iter::once(text)).of(visit)))
 }
 
 /// A segment, a part, an initialisation segment. Of parts, the next one is waited for: it is what the playlist hints at.
-async fn fetch(visit: Visit, what: What) -> Result<Response, Fault> {
+async fn fetch(visit: Visit, what: What) -> Found {
     let found = |state: &mut State| {
         let window = &state.window;
         let found = match what {
@@ -178,7 +196,7 @@ async fn fetch(visit: Visit, what: What) -> Result<Response, Fault> {
     let (body, end) = when(channel, found).await.ok_or_else(late)??;
     count(&visit.seat, body.bytes(), end);
     let audio_only = channel.lock().window.is_audio_only();
-    Ok(ok(if audio_only { "audio/mp4" } else { "video/mp4" }, body.of(visit)))
+    Ok((if audio_only { "audio/mp4" } else { "video/mp4" }, body.of(visit)))
 }
 
 enum Progress {
@@ -253,16 +271,17 @@ fn late() -> Fault {
     Fault(503, "late", what.into())
 }
 
-fn ok(kind: &'static str, body: Pieces) -> Response {
-    let response = Response::builder()
-        .header(header::CONTENT_TYPE, kind)
-        .header(header::CACHE_CONTROL, "no-store")
-        .header(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
-    response.body(Body::new(body)).expect("constant headers are valid")
+/// Of what is found.
+pub(crate) fn headers(kind: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+    ])
 }
 
-fn error(Fault(status, kind, detail): Fault) -> Response {
-    let mut response = web::refusal(status, kind, &detail).map(Body::from);
+pub(crate) fn error(Fault(status, kind, detail): Fault) -> http::Response<String> {
+    let mut response = web::refusal(status, kind, &detail);
     match status {
         405 => response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS")),
         503 => response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1")),

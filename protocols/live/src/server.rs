@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_formats::sound::WithAac;
 use culvert_formats::{flv, fmp4};
-use culvert_hub::{Action, Admission, Attached, Class, End, FORWARDED, Gate, Outlet, Pace, Player, Refusal, Sender};
+use culvert_hub::{Action, Admission, Attached, Class, End, Gate, Outlet, Pace, Player, Refusal, Sender};
 use culvert_media::Tracks;
 use culvert_net::http1::{Head, PROBLEM_TYPE, problem};
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
@@ -40,15 +40,7 @@ pub struct Live {
 
 /// Of a head on the bare connection.
 pub(crate) fn sender_of<'a>(conn: &Conn, head: &'a Head) -> Sender<'a> {
-    Sender {
-        remote: conn.remote(),
-        secure: conn.is_secure(),
-        upper: None,
-        authorization: head.header("authorization"),
-        host: head.header("host"),
-        origin: head.header("origin"),
-        forwarded: FORWARDED.iter().any(|name| head.header(name).is_some()),
-    }
+    Sender::of_fields(conn.remote(), conn.is_secure(), |name| head.header(name))
 }
 
 impl Request {

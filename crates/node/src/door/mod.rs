@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use culvert_hls::Hls;
 use culvert_net::Conn;
 use culvert_net::http1::{Head, HeadError, PROBLEM_TYPE, problem};
 use rustls::ServerConfig;
@@ -238,6 +239,16 @@ impl Door {
         } else if culvert_live::Live::takes(&head) {
             drop(of_all);
             Box::pin(self.0.protocols.live.serve(conn, head)).await;
+        } else if Hls::takes(&head) {
+            // In a task of its own: a player stays for long, and this one has room for all that a connection may turn out to be.
+            let (hls, http) = (self.0.protocols.hls.clone(), self.0.http.clone());
+            self.0.protocols.hub.spawn(async move {
+                let _of_all = of_all;
+                // What else it asks on this connection is the library's.
+                if let Some(conn) = hls.serve(conn, head).await {
+                    Box::pin(http.serve(conn)).await;
+                }
+            });
         } else {
             Box::pin(self.0.http.serve(conn)).await;
         }
