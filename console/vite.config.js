@@ -5,7 +5,7 @@ import { defineConfig } from 'vite';
 const licenses = {
   name: 'licenses',
   generateBundle() {
-    const parts = ['hls.js', 'mpegts.js', 'preact'].map(name => {
+    const parts = ['@noble/hashes', 'hls.js', 'mpegts.js', 'preact'].map(name => {
       const { version, license } = JSON.parse(readFileSync(`node_modules/${name}/package.json`, 'utf8'));
       return `${name} ${version} (${license})\n\n${readFileSync(`node_modules/${name}/LICENSE`, 'utf8').trim()}\n`;
     });

@@ -27,7 +27,8 @@ export type Peer = {
 export type Below = { path: string; name: string; linked: boolean; unknown_since: string | null; carrier: string | null; rtt_ms: number | null; streams: number };
 export type Upper = Record<string, unknown> & { url: string; linked: boolean };
 export type Transfer = Record<string, unknown> & { stream?: string; id?: number; state?: string; error?: string | null };
-export type LogLine = { time: string; level: string; target: string; message: string };
+export type LogLine = { id: number; time: string; level: string; target: string; message: string };
+const SILENT_MS = 35_000;
 type List<T> = { items: T[]; next: string | null };
 
 /** What an answer says that is none. */
@@ -35,14 +36,22 @@ export class Refused extends Error {
   constructor(readonly status: number, message: string) { super(message); }
 }
 
+/** Called when this node does not know who asks, or lets nobody do that without a token; with what it says. */
+let unauthorized = (_: string | null) => {};
+export function onUnauthorized(call: (why: string | null) => void) { unauthorized = call; }
+
 export const token = {
   get(): string | null {
-    const at = Number(sessionStorage.getItem(`${KEY}.at`) ?? 0);
-    if (Date.now() - at > IDLE_MS) return null;
-    const value = sessionStorage.getItem(KEY);
-    if (value && Date.now() - at > 60_000) sessionStorage.setItem(`${KEY}.at`, String(Date.now()));
+    const at = Number(sessionStorage.getItem(`${KEY}.at`) ?? 0), value = sessionStorage.getItem(KEY);
+    if (value && Date.now() - at > IDLE_MS) {
+      this.set(null);
+      unauthorized(null);
+      return null;
+    }
     return value;
   },
+  /** Somebody is here: the pages that ask by themselves are nobody. */
+  used() { if (sessionStorage.getItem(KEY)) sessionStorage.setItem(`${KEY}.at`, String(Date.now())); },
   set(value: string | null) {
     if (!value) { sessionStorage.removeItem(KEY); sessionStorage.removeItem(`${KEY}.at`); return; }
     sessionStorage.setItem(KEY, value);
@@ -50,9 +59,6 @@ export const token = {
   },
 };
 
-/** Called when this node does not know who asks. */
-let unauthorized = () => {};
-export function onUnauthorized(call: () => void) { unauthorized = call; }
 
 export async function ask(path: string, init: RequestInit = {}): Promise<Response> {
   const headers = new Headers(init.headers);
@@ -61,11 +67,11 @@ export async function ask(path: string, init: RequestInit = {}): Promise<Respons
   // Without credentials of the browser's own: it would ask for a password where this page has a sentence to show.
   const answer = await fetch(ROOT + path, { ...init, headers, credentials: 'omit', cache: 'no-store' });
   if (answer.ok) return answer;
-  // One from below is about what this node may do there.
-  if (answer.status === 401 && !path.startsWith('/peer/')) unauthorized();
   const text = await answer.text();
   let what = text.slice(0, 300);
   try { what = (JSON.parse(text) as { detail?: string }).detail ?? what; } catch { /* not JSON: shown as it is */ }
+  // One from below is about what this node may do there. Who shows no token may not be allowed what he is allowed with one.
+  if (!path.startsWith('/peer/') && (answer.status === 401 || answer.status === 403 && !own)) unauthorized(answer.status === 403 ? what : null);
   throw new Refused(answer.status, what || `${answer.status} ${answer.statusText}`);
 }
 
@@ -74,7 +80,7 @@ export async function json<T>(path: string): Promise<T> {
 }
 
 /** A whole list, page by page; `most` is where it stops. */
-export async function list<T>(path: string, most = 2000): Promise<T[]> {
+export async function list<T>(path: string, most = 20_000): Promise<T[]> {
   const items: T[] = [];
   let after: string | null = null;
   do {
@@ -108,8 +114,12 @@ export type News = { kind: string; data: { name?: string; cid?: string; state?: 
 export async function events(signal: AbortSignal, heard: (news: News) => void, linked: (is: boolean) => void) {
   let wait = 500;
   while (!signal.aborted) {
+    // The node says something every 15 s; one that is silent for longer is not there, whatever the connection says.
+    const gone = new AbortController(), end = () => gone.abort();
+    let silence = setTimeout(end, SILENT_MS);
+    signal.addEventListener('abort', end);
     try {
-      const answer = await ask('/api/v1/events', { signal });
+      const answer = await ask('/api/v1/events', { signal: gone.signal });
       linked(true);
       heard({ kind: 'reload', data: null });
       wait = 500;
@@ -118,6 +128,8 @@ export async function events(signal: AbortSignal, heard: (news: News) => void, l
       for (;;) {
         const { done, value } = await reader.read();
         if (done) break;
+        clearTimeout(silence);
+        silence = setTimeout(end, SILENT_MS);
         text += value;
         const pieces = text.split('\n\n');
         text = pieces.pop()!;
@@ -130,6 +142,10 @@ export async function events(signal: AbortSignal, heard: (news: News) => void, l
     } catch (why) {
       if (signal.aborted) return;
       if (why instanceof Refused && (why.status === 401 || why.status === 403)) { linked(true); return; }
+    } finally {
+      clearTimeout(silence);
+      signal.removeEventListener('abort', end);
+      end();
     }
     linked(false);
     await new Promise(done => setTimeout(done, wait));

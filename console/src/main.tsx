@@ -29,8 +29,8 @@ function theme(to?: string) {
   return is;
 }
 
-function SignIn({ done }: { done(): void }) {
-  const [problem, say] = useState<string | null>(null);
+function SignIn({ why, done }: { why: string | null; done(): void }) {
+  const [problem, say] = useState(why);
   const send = async (event: Event) => {
     event.preventDefault();
     token.set(String(new FormData(event.currentTarget as HTMLFormElement).get('token')).trim());
@@ -52,17 +52,31 @@ function SignIn({ done }: { done(): void }) {
 
 function Console() {
   const store = useStore(), route = useRoute();
-  const [stranger, turnAway] = useState(false), [, again] = useState(0), [open, setOpen] = useState(false);
+  const [stranger, turnAway] = useState<{ why: string | null } | null>(null), [, again] = useState(0), [open, setOpen] = useState(false);
   useEffect(() => {
-    onUnauthorized(() => { halt(); turnAway(true); });
-    start();
-    return halt;
+    onUnauthorized(why => { halt(); turnAway({ why }); });
+    if (!document.hidden) start();
+    // A page that nobody sees hears nothing: of connections a browser has six to a host, for all its tabs.
+    const seen = () => { if (document.hidden) halt(); else { turnAway(null); start(); } };
+    const used = () => token.used();
+    const come = () => { if (take()) { turnAway(null); start(); } };
+    document.addEventListener('visibilitychange', seen);
+    addEventListener('pointerdown', used);
+    addEventListener('keydown', used);
+    addEventListener('hashchange', come);
+    return () => {
+      halt();
+      document.removeEventListener('visibilitychange', seen);
+      removeEventListener('pointerdown', used);
+      removeEventListener('keydown', used);
+      removeEventListener('hashchange', come);
+    };
   }, []);
   useEffect(() => setOpen(false), [route.page, route.node.join('/')]);
   useEffect(() => { document.title = store.name ? `Culvert · ${store.name}` : 'Culvert'; }, [store.name]);
-  if (stranger) return <SignIn done={() => { turnAway(false); start(); }} />;
+  if (stranger) return <SignIn why={stranger.why} done={() => { turnAway(null); start(); }} />;
 
-  const asked = route.page in PAGES ? route.page as Page : 'wall';
+  const asked = Object.hasOwn(PAGES, route.page) ? route.page as Page : 'wall';
   // A node that has nothing yet says how to begin.
   const empty = store.loaded && !store.streams.length && !store.peers.length && !location.hash;
   const page: Page = empty ? 'start' : route.node.length && !OF_A_NODE.includes(asked) ? 'streams' : asked;
@@ -78,14 +92,16 @@ function Console() {
       <i class={`dot ${store.linked ? 'live' : 'lost'}`} role="img" aria-label={store.linked ? t('events_live') : t('unreachable')} title={store.linked ? t('events_live') : t('unreachable')} />
       <button class="icon" aria-label={t('theme')} title={t('theme')} onClick={() => { theme(theme() === 'dark' ? 'light' : 'dark'); }}><Icon name="theme" /></button>
       <button lang={current() === 'zh' ? 'en' : 'zh'} onClick={() => { choose(current() === 'zh' ? 'en' : 'zh'); again(n => n + 1); }}>{t('language')}</button>
-      {token.get() && <button onClick={() => { token.set(null); halt(); turnAway(true); }}>{t('sign_out')}</button>}
+      {token.get() && <button onClick={() => { token.set(null); halt(); turnAway({ why: null }); }}>{t('sign_out')}</button>}
     </header>
     <nav class={open ? 'open' : ''} aria-label={t('menu')}>
       {pages.map(one => <a href={write({ node: OF_A_NODE.includes(one) ? route.node : [], page: one })} aria-current={one === page ? 'page' : undefined}>{t(one)}</a>)}
     </nav>
-    <main class={page}>
-      {store.problem && <p class="problem" role="alert">{store.loaded ? store.problem : `${t('unreachable')} ${store.problem}`}</p>}
-      {!store.linked && store.loaded && <p class="problem" role="status">{t('unreachable')}</p>}
+    <main data-page={page}>
+      <div class="banner">
+      {store.problem && <p class="problem" role="alert">{store.refused ? `${t('not_allowed')} ${store.problem}` : `${t('unreachable')} ${store.problem}`}</p>}
+      {!store.problem && !store.linked && store.loaded && <p class="problem" role="status">{t('unreachable')}</p>}
+      </div>
       <View node={route.node} key={`${route.node.join('/')} ${page} ${current()}`} />
     </main>
   </>;
@@ -93,9 +109,13 @@ function Console() {
 
 theme();
 // A link that carries a token signs in with it, and the address forgets it.
-const given = new URLSearchParams(location.hash.slice(1)).get('token');
-if (given) {
+function take(): boolean {
+  const given = new URLSearchParams(location.hash.slice(1)).get('token');
+  if (!given) return false;
   token.set(given);
   history.replaceState(null, '', location.pathname + location.search);
+  dispatchEvent(new HashChangeEvent('hashchange'));
+  return true;
 }
+take();
 render(<Console />, document.getElementById('app')!);

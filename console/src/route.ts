@@ -3,9 +3,14 @@ import { useEffect, useState } from 'preact/hooks';
 
 export type Route = { node: string[]; page: string; query: URLSearchParams };
 
+/** What is no code stays as it is. */
+function decoded(text: string): string {
+  try { return decodeURIComponent(text); } catch { return text; }
+}
+
 export function read(hash = location.hash): Route {
   const [path = '', query = ''] = hash.replace(/^#\/?/, '').split('?', 2);
-  const parts = path.split('/').filter(Boolean).map(decodeURIComponent);
+  const parts = path.split('/').filter(Boolean).map(decoded);
   const node: string[] = [];
   if (parts[0] === 'node') {
     parts.shift();

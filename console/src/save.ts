@@ -27,11 +27,15 @@ export async function screenshot(video: HTMLVideoElement, stream: string): Promi
   return data !== null;
 }
 
+let running = 0;
+addEventListener('beforeunload', event => { if (running) event.preventDefault(); });
+
 /** Records the stream as the node sends it, nothing coded anew. Returns what ends it. By WebSocket: of HTTP/1.1 a browser has six connections. */
 export function record(stream: string, ended: (why: string | null) => void): () => void {
   const socket = new WebSocket(media(`/play/${inPath(stream)}.mp4`, 'ws')), zero = new FromZero(), pieces: BlobPart[] = [];
   let bytes = 0, texts = 0;
   socket.binaryType = 'arraybuffer';
+  running += 1;
   socket.onmessage = ({ data }: MessageEvent<ArrayBuffer | string>) => {
     // A second type is another size or codec, which one file does not hold.
     if (typeof data === 'string') { texts += 1; if (texts > 1) socket.close(); return; }
@@ -40,6 +44,7 @@ export function record(stream: string, ended: (why: string | null) => void): () 
     if (bytes > MOST_BYTES) socket.close();
   };
   socket.onclose = event => {
+    running -= 1;
     if (bytes) download(new Blob(pieces, { type: 'video/mp4' }), stamped(stream, 'mp4'));
     ended(bytes ? null : event.reason || 'no-socket');
   };

@@ -1,19 +1,23 @@
 // What is known of the node, kept up to date by its events; rates, which have none, are asked for every 5 s while somebody looks.
 import { useEffect, useReducer } from 'preact/hooks';
-import { events, json, list, type Below, type News, type Peer, type Stream, type Upper } from './api';
+import { events, json, list, Refused, type Below, type News, type Peer, type Stream, type Upper } from './api';
 
-/** Streams of platforms are asked for, for so many platforms at once; others when they are opened. */
-const OPEN = 64;
 const RATES_MS = 5000;
 /** News that come together are one. */
 const TOGETHER_MS = 100;
+/** Platforms that are asked about at once, and the pause after so many: of a thousand that all have news a page does not want to be the load. */
+const AT_ONCE = 24, PAUSE_MS = 400;
 /** News that are shown. */
 const KEPT = 500;
 
 export type Heard = { at: number; kind: string; what: string; state: string };
 
 export const store = {
-  cid: '', name: '', linked: false, loaded: false, problem: null as string | null,
+  cid: '', name: '', linked: false, loaded: false,
+  /** What is below was asked for, too. */
+  whole: false, problem: null as string | null,
+  /** It is this node that says so. */
+  refused: false,
   streams: [] as Stream[], peers: [] as Peer[], uppers: [] as Upper[], heard: [] as Heard[],
   /** Platforms that the configuration admits and that were never here since this node started. */
   awaited: [] as string[],
@@ -59,11 +63,18 @@ export const relay = (name: string) => store.streams.find(stream => stream.origi
 
 async function loadStreams() { store.streams = await list<Stream>('/api/v1/streams'); }
 export async function loadBelow(cid: string) {
-  // One that is forgotten just now has none.
-  const none = { streams: [], peers: [] };
-  const { streams, peers } = await json<{ streams: Stream[]; peers: Below[] }>(`/api/v1/peers/${encodeURIComponent(cid)}`).catch(() => none);
-  store.below.set(cid, { streams, peers });
-  tell();
+  try {
+    const { streams, peers, ...peer } = await json<Omit<Peer, 'streams' | 'peers'> & { streams: Stream[]; peers: Below[] }>(`/api/v1/peers/${encodeURIComponent(cid)}`);
+    store.below.set(cid, { streams, peers });
+    const fresh: Peer = { ...peer, streams: streams.length, peers: peers.length }, at = store.peers.findIndex(one => one.cid === cid);
+    if (at >= 0) store.peers[at] = fresh;
+    else store.peers = [...store.peers, fresh].sort((a, b) => (a.cid < b.cid ? -1 : 1));
+  } catch (why) {
+    if (!(why instanceof Refused && why.status === 404)) return;
+    // One that was forgotten just now.
+    store.below.delete(cid);
+    store.peers = store.peers.filter(one => one.cid !== cid);
+  }
 }
 
 const sent = new Map<string, { at: number; down: number; up: number }>();
@@ -95,40 +106,55 @@ async function loadAll() {
   store.name = node?.name ?? store.cid;
   const there = new Set(store.peers.map(peer => peer.cid));
   store.awaited = (cascade?.lowers?.admit ?? []).map(one => one.cid).filter(cid => !/[*?{[]/.test(cid) && !there.has(cid));
-  await Promise.all(store.peers.slice(0, OPEN).map(peer => loadBelow(peer.cid)));
 }
 
 async function load(what: () => Promise<unknown>) {
   try {
     await what();
     store.problem = null;
+    store.refused = false;
     store.loaded = true;
   } catch (why) {
     store.problem = why instanceof Error ? why.message : String(why);
+    store.refused = why instanceof Refused;
   }
   tell();
 }
 
 let running: AbortController | null = null;
+/** Somebody looks at the links: their figures have no events. */
+let looking = 0;
+export function useLinks() {
+  useEffect(() => { looking += 1; return () => { looking -= 1; }; }, []);
+}
 
 export function start() {
   running?.abort();
   const run = running = new AbortController();
   const due = new Set<string>();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const later = (what: string) => {
-    due.add(what);
-    timer ??= setTimeout(() => {
-      timer = undefined;
-      const now = new Set(due);
-      due.clear();
-      load(async () => {
-        if (now.has('all')) return loadAll();
-        if (now.has('streams')) await loadStreams();
-        if (now.has('peers')) await loadPeers();
-        await Promise.all([...now].filter(one => one.startsWith('peer ')).map(one => loadBelow(one.slice(5))));
-      });
-    }, TOGETHER_MS);
+  let timer: ReturnType<typeof setTimeout> | undefined, busy = false;
+  const soon = (ms: number) => { if (!busy) timer ??= setTimeout(work, ms); };
+  const later = (what: string) => { due.add(what); soon(TOGETHER_MS); };
+  // One after the other: an answer that was asked for earlier must not come last.
+  const work = async () => {
+    timer = undefined;
+    busy = true;
+    const take = (what: string) => due.delete(what);
+    const all = take('all'), streams = take('streams'), peers = take('peers');
+    await load(async () => {
+      if (all) {
+        await loadAll();
+        store.peers.forEach(peer => due.add(`peer ${peer.cid}`));
+      }
+      if (streams && !all) await loadStreams();
+      if (peers && !all) await loadPeers();
+      const some = [...due].filter(one => one.startsWith('peer ')).slice(0, AT_ONCE);
+      some.forEach(take);
+      await Promise.all(some.map(one => loadBelow(one.slice(5))));
+      store.whole ||= due.size === 0;
+    });
+    busy = false;
+    if (due.size && !run.signal.aborted) soon(PAUSE_MS);
   };
   later('all');
   events(run.signal, (news: News) => {
@@ -136,10 +162,16 @@ export function start() {
     const { name, cid, state } = news.data ?? {};
     store.heard = [{ at: Date.now(), kind: news.kind, what: name ?? cid ?? '', state: state ?? '' }, ...store.heard].slice(0, KEPT);
     if (news.kind === 'stream') later('streams');
-    if (news.kind === 'peer' && cid) { later('peers'); later(`peer ${cid}`); }
+    if (news.kind === 'peer' && cid) later(`peer ${cid}`);
     tell();
   }, is => { store.linked = is; tell(); });
-  const rates = setInterval(() => { if (!document.hidden && listeners.size) { later('streams'); later('peers'); } }, RATES_MS);
+  const rates = setInterval(() => {
+    if (!listeners.size) return;
+    later('streams');
+    if (!looking) return;
+    later('peers');
+    if (store.peers.length <= AT_ONCE) store.peers.forEach(peer => later(`peer ${peer.cid}`));
+  }, RATES_MS);
   run.signal.addEventListener('abort', () => { clearInterval(rates); clearTimeout(timer); });
 }
 

@@ -35,7 +35,7 @@ const TEXT = {
   wrong_token: ['This node does not know that token.', '本节点不认识该令牌。'], unreachable: ['This node does not answer. Trying again…', '节点无应答,正在重试…'],
   theme: ['Dark or light', '深色/浅色'], language: ['中文', 'English'], connecting: ['Connecting…', '连接中…'], retrying: ['Trying again in', '重试倒计时'],
   paused: ['Paused: not in sight', '已暂停:不可见'], empty_tile: ['Drag a stream here, or choose one', '将视频流拖到此处,或选择'], choose: ['Choose a stream', '选择视频流'],
-  sound: ['Sound', '声音'], full: ['Full screen', '全屏'], shot: ['Screenshot', '截图'], record: ['Record', '录像'], recording: ['Stop recording', '停止录像'],
+  sound: ['Sound', '声音'], full: ['Full screen', '全屏'], shot: ['Screenshot', '截图'], record: ['Record', '录像'], recorded: ['The recording ended and is saved.', '录像已结束并保存。'], recording: ['Stop recording', '停止录像'],
   stats: ['Figures', '统计'], pip: ['Picture in picture', '画中画'], automatic: ['Automatic', '自动'], save_layout: ['Save wall', '保存布局'],
   saved: ['Saved walls', '已存布局'], wall_name: ['Name of this wall', '布局名称'], clear: ['Clear', '清空'], forget: ['Forget', '删除布局'], fill: ['Fill', '填满'], latency: ['Latency', '延迟'], dropped: ['Dropped', '丢弃'],
   codec: ['Codec', '编码'], path: ['Path', '路径'], direct: ['direct from the platform', '平台直连'], here: ['through this node', '经本节点'],

@@ -22,11 +22,17 @@ function useSight(element: { current: HTMLElement | null }): boolean {
   const [sight, set] = useState(false);
   useEffect(() => {
     let inside = false;
-    const say = () => set(inside && !document.hidden);
+    const say = () => {
+      const own = element.current, full = document.fullscreenElement, inset = document.pictureInPictureElement;
+      // In a window of its own it is seen wherever the page is; behind another in full screen it is not.
+      const shown = inside && !document.hidden && (!full || full.contains(own) || own!.contains(full));
+      set(shown || inset !== null && own!.contains(inset));
+    };
+    const moments = ['visibilitychange', 'fullscreenchange', 'enterpictureinpicture', 'leavepictureinpicture'];
     const observer = new IntersectionObserver(entries => { inside = entries.at(-1)!.isIntersecting; say(); }, { rootMargin: '50px' });
     observer.observe(element.current!);
-    document.addEventListener('visibilitychange', say);
-    return () => { observer.disconnect(); document.removeEventListener('visibilitychange', say); };
+    moments.forEach(moment => document.addEventListener(moment, say, true));
+    return () => { observer.disconnect(); moments.forEach(moment => document.removeEventListener(moment, say, true)); };
   }, []);
   return sight;
 }
@@ -34,7 +40,7 @@ function useSight(element: { current: HTMLElement | null }): boolean {
 export function Tile({ tile, index, count, selected, select, put }: {
   tile: Tiled | null; index: number; count: number; selected: boolean; select(): void; put(tile: Tiled | null, from?: number): void;
 }) {
-  useStore();
+  const store = useStore();
   const box = useRef<HTMLDivElement>(null), video = useRef<HTMLVideoElement>(null), kept = useRef<Kept | null>(null);
   const sight = useSight(box);
   const [state, setState] = useState<State | null>(null);
@@ -47,17 +53,24 @@ export function Tile({ tile, index, count, selected, select, put }: {
 
   useEffect(() => {
     if (!tile || !sight) { setState(null); return; }
-    const own = kept.current = keep(video.current!, tile.name, tile.protocol, () => find(tile.name)?.stream.tracks, count, setState);
+    const own = kept.current = keep(video.current!, tile.name, tile.protocol, () => find(tile.name)?.stream.tracks, () => find(tile.name)?.stream.state !== 'available', count, setState);
     return () => { own.stop(); kept.current = null; };
   }, [tile?.name, tile?.protocol, sight, count > 16]);
-  useEffect(() => { if (live) kept.current?.now(); }, [live]);
+  const was = useRef(false);
+  useEffect(() => {
+    if (live) kept.current?.now();
+    // One that the node listed, and lists no more, has ended, whatever its connection says.
+    else if (was.current && !known && store.loaded) kept.current?.lost();
+    was.current = known !== undefined;
+  }, [live, known === undefined]);
   useEffect(() => () => stop.current?.(), [tile?.name]);
   useEffect(() => {
     if (!shown || !tile) { setFigures(null); return; }
     let last = { frames: 0, at: 0 };
     const timer = setInterval(async () => {
       const got = await kept.current?.figures();
-      const frames = video.current?.getVideoPlaybackQuality().totalVideoFrames ?? 0, at = performance.now();
+      const quality = video.current?.getVideoPlaybackQuality(), at = performance.now();
+      const frames = quality ? quality.totalVideoFrames - quality.droppedVideoFrames : 0;
       const fps = last.at ? (frames - last.frames) * 1000 / (at - last.at) : undefined;
       last = { frames, at };
       setFigures({ ...got, fps });
@@ -80,11 +93,11 @@ export function Tile({ tile, index, count, selected, select, put }: {
     if (!tile) return;
     if (stop.current) { stop.current(); return; }
     setRecording(true);
-    stop.current = record(tile.name, why => { stop.current = null; setRecording(false); if (why) flash(reason(why)); });
+    stop.current = record(tile.name, why => { stop.current = null; setRecording(false); flash(why ? reason(why) : t('recorded')); });
   };
   const inset = () => document.pictureInPictureElement ? document.exitPictureInPicture() : video.current!.requestPictureInPicture().catch(() => {});
   const key = (event: KeyboardEvent) => {
-    if (!tile || (event.target as HTMLElement).matches('select, button, input')) return;
+    if (!tile || event.ctrlKey || event.metaKey || event.altKey || (event.target as HTMLElement).matches('select, button, input')) return;
     const does: Record<string, () => unknown> = { f: full, m: sound, s: shot, r: tape, i: () => setShown(!shown), Delete: () => put(null) };
     const call = does[event.key];
     if (call) { event.preventDefault(); call(); }
@@ -96,7 +109,7 @@ export function Tile({ tile, index, count, selected, select, put }: {
   const status = !tile ? 'empty' : !sight ? 'paused' : state?.is ?? 'connecting';
   return (
     <div ref={box} class={`tile ${selected ? 'selected' : ''} ${over ? 'over' : ''}`} data-state={status} data-stream={tile?.name ?? ''} data-protocol={state?.is === 'playing' ? state.protocol : ''}
-      tabIndex={0} role="group" aria-label={tile ? tile.name : `${t('empty_tile')} (${index + 1})`} onClick={select} onKeyDown={key}
+      tabIndex={0} role="group" aria-label={tile ? tile.name : `${t('empty_tile')} (${index + 1})`} onClick={select} onFocus={select} onKeyDown={key}
       draggable={tile !== null} onDragStart={event => {
         if (!tile) return;
         event.dataTransfer!.setData('text/x-culvert-stream', tile.name);

@@ -54,8 +54,7 @@ const MODES = {
     await page.click('header button:has-text("Sign out")');
     await page.waitForSelector('.sign-in');
     const stored = await page.evaluate(() => sessionStorage.length + localStorage.length);
-    // A link with a token in it signs in, and forgets it.
-    await page.goto(`${origin}/healthz`);
+    // A link with a token in it signs in, in a page that is open, too, and forgets it.
     await page.goto(`${origin}/console/#token=${token}`);
     await page.waitForSelector('nav');
     say({ refused, kept, stored, address: page.url().replace(origin, '') });
@@ -98,7 +97,7 @@ const MODES = {
     const page = await open();
     const wall = Array.from({ length: Number(count) }, (_, at) => names[at % names.length]).join(',');
     await go(page, `wall?l=${count}&t=${wall}`);
-    await page.waitForFunction(count => document.querySelectorAll('.tile[data-state="playing"]').length === count, Number(count), { timeout: 60_000 });
+    await page.waitForFunction(count => document.querySelectorAll('.tile[data-state="playing"]').length === count, Number(count), { timeout: 100_000 });
     await wait(2000);
     await page.$$eval('video', all => all.forEach(video => video.addEventListener('waiting', () => { window.stalls = (window.stalls ?? 0) + 1; })));
     const before = await tiles(page);
@@ -165,6 +164,24 @@ const MODES = {
     await wait(2000);
     const [after] = await tiles(page);
     say({ back: true, frames: after.frames - before.frames });
+  },
+
+  // What is said when a stream ends, and when it is there again. ARGUMENT: its name.
+  async ended([name]) {
+    for (const protocol of ['whep', 'hls']) {
+      const page = await open();
+      await go(page, `wall?l=1&t=${name}@${protocol}`);
+      await playing(page, name);
+      say({ playing: protocol });
+      await page.waitForFunction(() => document.querySelector('.tile').dataset.state !== 'playing', null, { polling: 20 });
+      say({ seen_at: Date.now(), text: (await tiles(page))[0].text });
+      await playing(page, name);
+      const [before] = await tiles(page);
+      await wait(2000);
+      const [after] = await tiles(page);
+      say({ frames: after.frames - before.frames });
+      await page.context().close();
+    }
   },
 
   // Each page on a desk and on a phone, in both languages, looked at by axe. ARGUMENTS: a platform, a text that must stand there as it is.

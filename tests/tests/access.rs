@@ -148,3 +148,30 @@ async fn a_page_from_below_is_not_opened_with_the_token_in_its_address() {
         assert_eq!(answer.status, 404, "{path}: {}", answer.text());
     }
 }
+
+/// Browsers send a password wherever its realm is; so each device has a realm of its own, and the rest of the node is not for pages from elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_s_page_has_nothing_of_the_password_that_opened_it() {
+    let token = "an-operator-s-token";
+    let user = format!("{{name: op, token_sha256: \"{}\", allow: [peer, read-api, change-api]}}", token_sha256(token));
+    let node = TestNode::start(&format!("auth: {{users: [{user}]}}"));
+    let realm = async |path: &str| request(node.address(), "GET", path, &[]).await.header("www-authenticate").unwrap();
+    assert_eq!(realm("/peer/edge1/target/cam1/").await, "Basic realm=\"culvert /peer/edge1/target/cam1\"");
+    assert_eq!(realm("/peer/edge1/target/cam%22/x").await, "Basic realm=\"culvert /peer/edge1/target/cam22\"");
+    assert_eq!(realm("/target/cam2").await, "Basic realm=\"culvert /target/cam2\"");
+    assert_eq!(realm("/peer/edge1/api/v1/streams").await, "Basic realm=\"culvert\"");
+    let basic = format!("Basic {}", STANDARD.encode(format!("x:{token}")));
+    let bearer = format!("Bearer {token}");
+    let own = node.url("http", "").trim_end_matches('/').to_string();
+    let ask = async |method: &str, path: &str, shown: &str, origin: &str| {
+        request(node.address(), method, path, &[("Authorization", shown), ("Origin", origin)]).await.status
+    };
+    for (method, path) in [("POST", "/peer/edge1/api/v1/pulls"), ("DELETE", "/api/v1/streams/live/a")] {
+        assert_eq!(ask(method, path, &basic, "null").await, 403, "{path}");
+        assert_eq!(ask(method, path, &basic, "http://evil.example").await, 403, "{path}");
+        // There is no such platform, and no such stream.
+        assert_eq!(ask(method, path, &basic, &own).await, 404, "{path}");
+        assert_eq!(ask(method, path, &bearer, "null").await, 404, "{path}");
+    }
+    assert_eq!(ask("POST", "/peer/edge1/target/cam1/form", &basic, "null").await, 404);
+}

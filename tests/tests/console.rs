@@ -1,7 +1,7 @@
 //! The console as an operator uses it, in Debian's chromium: `tests/browser/console.mjs`.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use culvert_node::camera::{AudioChoice, VideoChoice};
 use culvert_tests::browser::Operator;
@@ -147,11 +147,11 @@ async fn a_platform_that_is_lost_is_shown_as_lost_and_comes_back() {
     first.shutdown_background();
     let known_at = loop {
         if matches!(events.recv().await.unwrap(), culvert_cascade::PeerEvent::Lost(_)) {
-            break std::time::SystemTime::now();
+            break SystemTime::now();
         }
     };
     let said = operator.says().await;
-    let known_at = known_at.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let known_at = known_at.duration_since(UNIX_EPOCH).unwrap();
     let shown_at = Duration::from_millis(said["seen_at"].as_u64().unwrap());
     println!("shown {:?} after the node knew; {said}", shown_at.saturating_sub(known_at));
     assert!(said["row"].as_str().unwrap().contains("unknown for"), "{said}");
@@ -161,6 +161,30 @@ async fn a_platform_that_is_lost_is_shown_as_lost_and_comes_back() {
     assert!(said["back"].as_bool().unwrap() && said["frames"].as_u64().unwrap() > 10, "{said}");
     operator.ends().await;
     second.shutdown_background();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_ends_is_shown_as_ended_and_plays_again_when_it_is_back() {
+    let test = "a_stream_that_ends_is_shown_as_ended_and_plays_again_when_it_is_back";
+    let node = TestNode::start("");
+    let mut publishing = camera(&node, "live/a");
+    node.until_live("live/a").await;
+    let Some(mut operator) = Operator::at(test, &node, "ended", &["live/a"]) else { return };
+    for protocol in ["whep", "hls"] {
+        assert_eq!(operator.says().await, json!({ "playing": protocol }));
+        publishing.abort();
+        node.until_gone("live/a").await;
+        let known_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let said = operator.says().await;
+        let after = Duration::from_millis(said["seen_at"].as_u64().unwrap()).saturating_sub(known_at);
+        println!("{protocol}: shown {after:?} after the node knew; {said}");
+        assert!(said["text"].as_str().unwrap().contains("not there"), "{said}");
+        publishing = camera(&node, "live/a");
+        let said = operator.says().await;
+        assert!(said["frames"].as_u64().unwrap() > 10, "{said}");
+    }
+    operator.ends().await;
+    publishing.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

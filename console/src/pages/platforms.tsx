@@ -1,9 +1,9 @@
 // Platforms: a tree of any depth, and what is known of one of them.
-import { useEffect, useState } from 'preact/hooks';
+import { useState } from 'preact/hooks';
 import { inPath, json, type Below, type Peer } from '../api';
 import { bits, bytes, clock, since } from '../format';
 import { below, useRoute, write } from '../route';
-import { loadBelow, playable, store, useStore } from '../store';
+import { playable, store, useLinks, useStore } from '../store';
 import { t } from '../text';
 import { Known } from './streams';
 import { Log, Problem, Sessions, usePoll } from './tables';
@@ -50,7 +50,8 @@ export function PlatformsPage() {
   useStore();
   const { query } = useRoute(), chosen = query.get('p')?.split('/').filter(Boolean) ?? [];
   const [search, set] = useState(''), [folded, fold] = useState(new Set<string>());
-  const all = rows(folded, search), row = all.find(one => one.path.join('/') === chosen.join('/'));
+  useLinks();
+  const all = rows(folded, search), row = rows(new Set(), '').find(one => one.path.join('/') === chosen.join('/'));
   const flip = (path: string) => {
     const next = new Set(folded);
     if (!next.delete(path)) next.add(path);
@@ -83,10 +84,9 @@ export function PlatformsPage() {
 
 function Details({ path, row }: { path: string[]; row: Row | undefined }) {
   const cid = path[0]!, peer = store.peers.find(one => one.cid === cid), rest = path.slice(1).join('/');
-  useEffect(() => { if (!store.below.has(cid)) loadBelow(cid); }, [cid]);
   const streams = playable().filter(one => one.peer?.cid === cid && (one.stream.path ?? '') === rest);
   const down = streams.filter(one => one.stream.state === 'down');
-  const link = row?.peer?.link, old = (row?.carrier ?? peer?.carrier) === 'm7s';
+  const link = row?.peer?.link, rate = store.rates.get(cid), old = (row?.carrier ?? peer?.carrier) === 'm7s';
   return <article class="card details">
     <div class="tools"><h2 class="grow">{row?.name ?? path.at(-1)}</h2><a class="button" href={write({ page: 'platforms' })}>{t('close')}</a></div>
     {row && <dl class="fields">
@@ -96,6 +96,8 @@ function Details({ path, row }: { path: string[]; row: Row | undefined }) {
       {row.peer && <>
         <dt>{t('uptime')}</dt><dd title={clock(row.peer.since)}>{row.peer.linked ? since(row.peer.since) : '–'}</dd>
         <dt>{t('reconnects')}</dt><dd>{row.peer.reconnects}</dd>
+        <dt>{t('carrier')}</dt><dd>{row.carrier ?? '–'}{row.rtt_ms !== null && ` · ${t('rtt')} ${row.rtt_ms.toFixed(1)} ms`}</dd>
+        {rate && <><dt>{t('rates')}</dt><dd>{bits(rate.down)} / {bits(rate.up)}</dd></>}
         <dt>{t('address')}</dt><dd>{row.peer.remote ?? '–'}</dd>
         <dt>{t('version')}</dt><dd>{[row.peer.version, row.peer.serial].filter(Boolean).join(' · ') || '–'}</dd></>}
       {link && <><dt>{t('sent')} / {t('received')}</dt><dd>{bytes(link.sent_bytes)} / {bytes(link.received_bytes)}</dd></>}
@@ -114,7 +116,7 @@ function Details({ path, row }: { path: string[]; row: Row | undefined }) {
 /** Pages of cameras and other devices that a platform lets one reach through its link. */
 function Targets({ path }: { path: string[] }) {
   const root = below(path);
-  const { value, problem } = usePoll(() => json<{ cascade?: { targets?: Record<string, string> } }>(`${root}/api/v1/config`), root);
+  const { value, problem } = usePoll(() => json<{ cascade?: { targets?: Record<string, string> } }>(`${root}/api/v1/config`), root, null);
   const names = Object.entries(value?.cascade?.targets ?? {});
   if (problem) return <Problem what={problem} />;
   return names.length ? <><h3>{t('targets')}</h3><ul class="plain">{names.map(([name, url]) =>

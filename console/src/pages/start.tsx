@@ -1,4 +1,5 @@
 // The first page of a node that has nothing yet: how to publish, and how to link a node below, with this node's address in each line.
+import { sha256 } from '@noble/hashes/sha2.js';
 import { useState } from 'preact/hooks';
 import { ROOT, token } from '../api';
 import { store, useStore } from '../store';
@@ -12,11 +13,10 @@ export function Command({ children }: { children: string }) {
 
 const hex = (bytes: Uint8Array) => [...bytes].map(byte => byte.toString(16).padStart(2, '0')).join('');
 
-/** A new token, and its SHA-256 where the browser has one: over plain HTTP from elsewhere it has not. */
-async function make(): Promise<{ token: string; hash: string }> {
+/** A new token, and its SHA-256: by a library, for over plain HTTP from elsewhere a browser's own is not there. */
+function make(): { token: string; hash: string } {
   const text = hex(crypto.getRandomValues(new Uint8Array(32)));
-  const hash = crypto.subtle ? hex(new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text)))) : '';
-  return { token: text, hash };
+  return { token: text, hash: hex(sha256(new TextEncoder().encode(text))) };
 }
 
 export function StartPage() {
@@ -25,7 +25,7 @@ export function StartPage() {
   const s = secure ? 's' : '', at = `${location.hostname}:${port}`;
   const [cid, setCid] = useState('edge-7'), [made, set] = useState<{ token: string; hash: string } | null>(null), [own, show] = useState(false);
   const mine = token.get(), secret = mine === null ? '' : own ? mine : 'TOKEN', query = secret && `?token=${secret}`;
-  const hash = made ? made.hash || `$(printf %s ${made.token} | sha256sum)` : 'THE HASH';
+  const hash = made?.hash ?? 'THE HASH';
   return <section class="start">
     <h1>{t('publish_how')}</h1>
     {mine !== null && <p>{t('your_token')} <button onClick={() => show(!own)}>{own ? t('hide_token') : t('show_token')}</button></p>}
@@ -39,7 +39,7 @@ export function StartPage() {
     <Command>{`http${s}://${host}${ROOT}/whip/live/cam1${query}`}</Command>
     <h1>{t('link_how')}</h1>
     <div class="tools"><label>ID <input value={cid} maxLength={64} onInput={event => setCid(event.currentTarget.value)} /></label>
-      <button class="primary" onClick={() => make().then(set)}>{t('make_token')}</button></div>
+      <button class="primary" onClick={() => set(make())}>{t('make_token')}</button></div>
     <p>{t('upper_file')}</p>
     <Command>{`cascade:\n  lowers:\n    admit: [{cid: ${cid}, token_sha256: "${hash}"}]`}</Command>
     <p>{t('lower_file')}</p>

@@ -4,7 +4,7 @@ import { ask, inPath, list, remove, ROOT, type Stream } from '../api';
 import { bits, since, tracks } from '../format';
 import { Icon } from '../icons';
 import { below, write } from '../route';
-import { playable, relay, useStore, type Playable } from '../store';
+import { playable, relay, useLinks, useStore, type Playable } from '../store';
 import { t, word } from '../text';
 import { Problem, Sure, usePoll } from './tables';
 
@@ -40,9 +40,11 @@ export function Picture({ path, live }: { path: string; live: boolean }) {
 /** The URLs by which a stream is played. */
 export function urls(name: string): [string, string][] {
   const http = `${location.protocol}//${location.host}${ROOT}`, ws = http.replace(/^http/, 'ws'), path = inPath(name), secure = location.protocol === 'https:';
+  // Their own default ports are others.
+  const at = `${location.hostname}:${location.port || (secure ? 443 : 80)}`;
   return [
     ['HTTP-FLV', `${http}/play/${path}.flv`], ['WS-FLV', `${ws}/play/${path}.flv`], ['fMP4', `${http}/play/${path}.mp4`], ['HLS', `${http}/play/${path}.m3u8`],
-    ['RTMP', `rtmp${secure ? 's' : ''}://${location.host}/${path}`], ['RTSP', `rtsp${secure ? 's' : ''}://${location.host}/${path}`], ['WHEP', `${http}/whep/${path}`],
+    ['RTMP', `rtmp${secure ? 's' : ''}://${at}/${path}`], ['RTSP', `rtsp${secure ? 's' : ''}://${at}/${path}`], ['WHEP', `${http}/whep/${path}`],
     ['JPEG', `${http}/snapshot/${path}.jpg`],
   ];
 }
@@ -98,6 +100,7 @@ export function Known({ of: { name, stream, peer } }: { of: Playable }) {
 
 export function StreamsPage({ node }: { node: string[] }) {
   useStore();
+  useLinks();
   const root = below(node), [search, set] = useState('');
   const far = usePoll(() => (node.length ? list<Stream>(`${root}/api/v1/streams`) : Promise.resolve([])), root);
   const wanted = (text: string) => text.toLowerCase().includes(search.toLowerCase());

@@ -1,5 +1,5 @@
 // Pages of live tables: sessions, pulls and pushes, uppers, configuration, events.
-import { useEffect, useState } from 'preact/hooks';
+import { useEffect, useRef, useState } from 'preact/hooks';
 import type { ComponentChildren } from 'preact';
 import { inPath, json, list, post, remove, type LogLine, type Session, type Transfer, type Upper } from '../api';
 import { bytes, clock, since } from '../format';
@@ -11,7 +11,7 @@ import { t, word, type Key } from '../text';
 const EVERY_MS = 5000;
 
 /** What a path says, asked again and again while somebody looks; and why it does not. */
-export function usePoll<T>(load: () => Promise<T>, key: string): { value: T | null; problem: string | null; again(): void } {
+export function usePoll<T>(load: () => Promise<T>, key: string, every: number | null = EVERY_MS): { value: T | null; problem: string | null; again(): void } {
   const [value, set] = useState<T | null>(null), [problem, say] = useState<string | null>(null), [turn, next] = useState(0);
   useEffect(() => {
     let over = false;
@@ -25,7 +25,7 @@ export function usePoll<T>(load: () => Promise<T>, key: string): { value: T | nu
       }
     };
     run();
-    const timer = setInterval(run, EVERY_MS);
+    const timer = every === null ? undefined : setInterval(run, every);
     return () => { over = true; clearInterval(timer); };
   }, [key, turn]);
   return { value, problem, again: () => next(n => n + 1) };
@@ -49,7 +49,7 @@ export function Sure({ children, call, label }: { children: ComponentChildren; c
     ask(false);
     try { await call(); say(null); } catch (why) { say(why instanceof Error ? why.message : String(why)); }
   };
-  return <><button class={asked ? 'danger' : ''} aria-label={label} onClick={click}>{asked ? t('sure') : children}</button>{problem && <small class="problem">{problem}</small>}</>;
+  return <><button class={asked ? 'danger' : ''} aria-label={asked ? `${t('sure')} ${label}` : label} onClick={click}>{asked ? t('sure') : children}</button>{problem && <small class="problem">{problem}</small>}</>;
 }
 
 /** Who publishes and who watches there. `most` rows of it. */
@@ -142,10 +142,19 @@ export function ConfigPage({ node }: { node: string[] }) {
   return <section><h1>{t('config')}</h1><Problem what={problem} />{value && <article class="card"><Fields of={value} /></article>}</section>;
 }
 
+/** Lines that are shown. */
+const LINES = 300;
+
 export function Log({ root }: { root: string }) {
-  const { value, problem } = usePoll(() => json<{ items: LogLine[] }>(`${root}/api/v1/log?limit=200`).then(page => page.items), root);
-  return problem ? <Problem what={problem} /> : <Table heads={[t('time'), t('level'), t('message')]} rows={[...(value ?? [])].reverse()} render={line =>
-    <tr class={`log ${line.level}`}><td title={line.target}>{clock(line.time)}</td><td>{line.level}</td><td class="wide">{line.message}</td></tr>} />;
+  const [lines, set] = useState<LogLine[]>([]), last = useRef(0);
+  // What came since: through a weak uplink the whole of it, again and again, is a burden.
+  const { problem } = usePoll(async () => {
+    const { items } = await json<{ items: LogLine[] }>(`${root}/api/v1/log?${last.current ? `after=${last.current}` : 'limit=100'}`);
+    last.current = items.at(-1)?.id ?? last.current;
+    if (items.length) set(before => [...items.reverse(), ...before].slice(0, LINES));
+  }, root);
+  return problem ? <Problem what={problem} /> : <Table heads={[t('time'), t('level'), t('message')]} rows={lines} render={line =>
+    <tr class={`log ${line.level}`} key={line.id}><td title={line.target}>{clock(line.time)}</td><td>{line.level}</td><td class="wide">{line.message}</td></tr>} />;
 }
 
 export function EventsPage({ node }: { node: string[] }) {

@@ -20,7 +20,8 @@ const BEGIN = 4;
 
 type Wall = { count: number; tiles: (Tiled | null)[] };
 
-const sized = (wall: Wall): Wall => ({ count: wall.count, tiles: Array.from({ length: wall.count }, (_, at) => wall.tiles[at] ?? null) });
+/** What a smaller layout does not show is there again in a larger one. */
+const sized = (wall: Wall): Wall => ({ count: wall.count, tiles: Array.from({ length: Math.max(wall.count, Math.min(wall.tiles.length, 64)) }, (_, at) => wall.tiles[at] ?? null) });
 const text = (wall: Wall) => {
   const tiles = wall.tiles.map(tile => tile ? tile.name + (tile.protocol === 'auto' ? '' : `@${tile.protocol}`) : '').join(',').replace(/,+$/, '');
   return { l: String(wall.count), ...(tiles && { t: tiles }) };
@@ -58,7 +59,7 @@ export function WallPage() {
     const last = localStorage.getItem(LAST), add = query.get('add');
     if (add) {
       const before = parse(new URLSearchParams(last?.split('?', 2)[1] ?? '')) ?? sized({ count: 1, tiles: [] });
-      const free = before.tiles.findIndex(tile => !tile), count = free >= 0 ? before.count : COUNTS.find(one => one > before.count);
+      const free = before.tiles.slice(0, before.count).findIndex(tile => !tile), count = free >= 0 ? before.count : COUNTS.find(one => one > before.count);
       const at = free >= 0 ? free : count ? before.count : before.count - 1, next = sized({ ...before, count: count ?? before.count });
       next.tiles[at] = { name: add, protocol: 'auto' };
       select(at);
@@ -67,8 +68,9 @@ export function WallPage() {
     }
     if (last) { location.replace(last); return; }
     const there = playable().filter(one => one.stream.state === 'live').slice(0, BEGIN);
-    if (there.length) set({ count: there.length === 1 ? 1 : 4, tiles: there.map(one => ({ name: one.name, protocol: 'auto' })) }, false);
-  }, [query.toString(), store.streams, store.below.size, store.loaded, playable().length]);
+    // Not of whichever platform was asked first.
+    if (there.length && store.whole) set({ count: there.length === 1 ? 1 : 4, tiles: there.map(one => ({ name: one.name, protocol: 'auto' })) }, false);
+  }, [query.toString(), store.streams, store.below.size, store.loaded, store.whole, playable().length]);
 
   const put = (at: number, tile: Tiled | null, from?: number) => {
     const tiles = [...wall.tiles];
@@ -77,7 +79,7 @@ export function WallPage() {
     set({ ...wall, tiles });
   };
   const play = (name: string) => {
-    const free = wall.tiles[selected] ? wall.tiles.findIndex(tile => !tile) : selected;
+    const free = wall.tiles[selected] ? wall.tiles.slice(0, wall.count).findIndex(tile => !tile) : selected;
     const at = free < 0 ? selected : free;
     put(at, { name, protocol: 'auto' });
     select(Math.min(at + 1, wall.count - 1));
@@ -115,7 +117,7 @@ export function WallPage() {
       </div>
       <div class="wall-body">
         <div ref={box} class="wall" style={{ gridTemplateColumns: `repeat(${columns}, 1fr)` }} data-count={wall.count}>
-          {wall.tiles.map((tile, at) => <div key={at} class="cell" style={big[at] ? { gridColumn: `span ${big[at]}`, gridRow: `span ${big[at]}` } : {}}>
+          {wall.tiles.slice(0, wall.count).map((tile, at) => <div key={at} class="cell" style={big[at] ? { gridColumn: `span ${big[at]}`, gridRow: `span ${big[at]}` } : {}}>
             <Tile tile={tile} index={at} count={wall.count} selected={at === selected} select={() => select(at)} put={(next, from) => put(at, next, from)} />
           </div>)}
         </div>

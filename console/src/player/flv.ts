@@ -1,7 +1,7 @@
 // FLV by WebSocket, with mpegts.js.
 import mpegts from 'mpegts.js';
 import { inPath, media } from '../api';
-import type { Begin, Figures } from './index';
+import { refusal, type Begin, type Figures } from './index';
 
 export const begin: Begin = (video, stream, report) => {
   mpegts.LoggingControl.enableAll = false;
@@ -11,7 +11,9 @@ export const begin: Begin = (video, stream, report) => {
   );
   let over = false, codec: string | undefined, kbytes: number | undefined;
   const end = (say: Parameters<typeof report>[0]) => { if (!over) { over = true; report(say); } };
-  player.on(mpegts.Events.ERROR, (kind: string, detail: string) => end({ state: 'failed', why: `${kind}: ${detail}` }));
+  // It says that something went wrong with the network; the node says what.
+  player.on(mpegts.Events.ERROR, async (kind: string, detail: string) =>
+    end({ state: 'failed', ...(kind === 'NetworkError' ? await refusal(stream) : { why: `${kind}: ${detail}` }) }));
   player.on(mpegts.Events.LOADING_COMPLETE, () => end({ state: 'ended' }));
   player.on(mpegts.Events.MEDIA_INFO, (info: { mimeType?: string }) => { codec = info.mimeType?.match(/codecs="([^"]*)"/)?.[1]; });
   player.on(mpegts.Events.STATISTICS_INFO, (info: { speed?: number }) => { kbytes = info.speed; });

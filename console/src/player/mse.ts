@@ -1,6 +1,6 @@
 // Fragmented MP4 by WebSocket into Media Source Extensions: small, near the edge, and caught up by the rate of playing.
-import { inPath, media } from '../api';
-import type { Begin, Figures } from './index';
+import { inPath, media, Refused } from '../api';
+import { refusal, refused, type Begin, type Figures } from './index';
 
 /** How far from the edge it plays, and from where on it hurries; beyond, it jumps. */
 const BEHIND_S = 0.3, HURRY_S = 0.6, JUMP_S = 3;
@@ -8,6 +8,8 @@ const BEHIND_S = 0.3, HURRY_S = 0.6, JUMP_S = 3;
 const KEEP_S = 10;
 /** Fragments that wait for the buffer; a page that hangs so long begins anew. */
 const MOST = 2000;
+
+const codecs = (mime: string) => mime.split(',').length;
 
 export const begin: Begin = (video, stream, report) => {
   const source = new MediaSource(), url = URL.createObjectURL(source);
@@ -64,6 +66,8 @@ export const begin: Begin = (video, stream, report) => {
     if (over) return;
     if (typeof data !== 'string') total += data.byteLength;
     if (buffer) {
+      // A buffer keeps its kinds of tracks: with one more or less it is begun anew.
+      if (typeof data === 'string' && codecs(data) !== codecs(mime)) return end({ state: 'ended' });
       queue.push(data);
       if (queue.length > MOST) return end({ state: 'ended' });
       return next();
@@ -85,8 +89,11 @@ export const begin: Begin = (video, stream, report) => {
     if (source.readyState === 'open') add();
     else source.addEventListener('sourceopen', add, { once: true });
   };
-  socket.onclose = event => end(began || event.wasClean && event.code === 1000
-    ? { state: 'ended' } : { state: 'failed', why: event.reason || 'no-socket' });
+  socket.onclose = async event => {
+    if (began || event.code === 1000) return end({ state: 'ended' });
+    if (event.code >= 4400) return end({ state: 'failed', ...refused(new Refused(event.code - 4000, event.reason)) });
+    if (!over) end({ state: 'failed', ...await refusal(stream) });
+  };
   video.src = url;
 
   return {

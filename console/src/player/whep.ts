@@ -1,8 +1,21 @@
 // WebRTC by WHEP. The platform itself is tried first (`path=auto`); one that is not connected after 3 s asks again, and then it is this node.
 import { ask, inPath, ROOT, Refused } from '../api';
-import type { Begin, Figures } from './index';
+import { refused, type Begin, type Figures } from './index';
 
 const CONNECT_MS = 3000;
+/** Offers on their way at once: an answer may take as long as a camera takes to start, and a browser has six connections to a host. */
+const OFFERS = 3;
+
+let offers = 0;
+const queue: (() => void)[] = [];
+async function turn<T>(call: () => Promise<T>): Promise<T> {
+  if (offers >= OFFERS) await new Promise<void>(next => queue.push(next));
+  offers += 1;
+  try { return await call(); } finally {
+    offers -= 1;
+    queue.shift()?.();
+  }
+}
 
 export const begin: Begin = (video, stream, report) => {
   const gone = new AbortController();
@@ -27,13 +40,18 @@ export const begin: Begin = (video, stream, report) => {
       (event.receiver as RTCRtpReceiver & { jitterBufferTarget?: number }).jitterBufferTarget = 0;
     };
     await own.setLocalDescription();
-    const answer = await ask(`/whep/${inPath(stream)}?path=auto`, {
-      method: 'POST', headers: { 'Content-Type': 'application/sdp' }, body: own.localDescription!.sdp, signal: gone.signal,
-    });
+    // Not given up half-way: the session would be there, and nobody would know its name.
+    const answer = await turn(() => ask(`/whep/${inPath(stream)}?path=auto`, {
+      method: 'POST', headers: { 'Content-Type': 'application/sdp' }, body: own.localDescription!.sdp,
+    }));
     path = answer.headers.get('Culvert-Path') ?? '';
     const location = answer.headers.get('Location');
-    if (location) session = new URL(location, new URL(`${ROOT}/whep/${inPath(stream)}`, window.location.href)).pathname.slice(ROOT.length)
-      + new URL(location, window.location.href).search;
+    if (location) {
+      // From the root of the node, whatever a gateway has in front of it.
+      const { pathname, search } = new URL(location, window.location.href);
+      session = (ROOT && pathname.startsWith(`${ROOT}/`) ? pathname.slice(ROOT.length) : pathname) + search;
+    }
+    if (gone.signal.aborted) throw new Error('stopped');
     await own.setRemoteDescription({ type: 'answer', sdp: await answer.text() });
     const connected = await new Promise<boolean>(done => {
       const look = () => {
@@ -61,7 +79,7 @@ export const begin: Begin = (video, stream, report) => {
       report({ state: 'failed', why: 'no-connection' });
     } catch (why) {
       close();
-      if (!gone.signal.aborted) report({ state: 'failed', why: why instanceof Refused ? why.message : String(why) });
+      if (!gone.signal.aborted) report({ state: 'failed', ...(why instanceof Refused ? refused(why) : { why: String(why) }) });
     }
   })();
 

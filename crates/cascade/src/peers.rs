@@ -302,13 +302,18 @@ impl Peers {
         self.announce(PeerEvent::Lost(cid.clone()));
     }
 
-    /// Changes what is known of a platform, unless its link was replaced.
-    pub(crate) fn update(&self, cid: &Cid, generation: u64, change: impl FnOnce(&mut Catalogue)) {
+    /// Changes what is known of a platform, unless its link was replaced. `change` says whether that is more than figures, which come every few seconds
+    /// and are nobody's news.
+    pub(crate) fn update(&self, cid: &Cid, generation: u64, change: impl FnOnce(&mut Catalogue) -> bool) {
         let mut table = self.table();
         let Some(entry) = table.by_cid.get_mut(cid).filter(|entry| entry.generation == generation) else { return };
-        change(&mut entry.catalogue);
+        let is_news = change(&mut entry.catalogue);
         drop(table);
-        self.announce(PeerEvent::Changed(cid.clone()));
+        if is_news {
+            self.announce(PeerEvent::Changed(cid.clone()));
+        } else {
+            self.0.changed.notify_waiters();
+        }
     }
 
     fn announce(&self, event: PeerEvent) {

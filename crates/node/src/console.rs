@@ -97,8 +97,9 @@ fn accepts_gzip(asked: &HeaderMap) -> bool {
 /// The routes, to be merged into the node's.
 pub(crate) fn router() -> Router {
     Router::new()
-        .route("/", get(async || Redirect::temporary("/console/")))
-        .route("/console", get(async || Redirect::temporary("/console/")))
+        // Relative, for a gateway may have a prefix in front of it.
+        .route("/", get(async || Redirect::temporary("console/")))
+        .route("/console", get(async || Redirect::temporary("console/")))
         .route("/console/", get(async |headers: HeaderMap| file("index.html", &headers)))
         .route("/console/{name}", get(async |Path(name): Path<String>, headers: HeaderMap| file(&name, &headers)))
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use culvert_formats::sound::WithAac;
 use culvert_formats::{flv, fmp4};
-use culvert_hub::{Action, Admission, Attached, Class, End, Gate, Outlet, Pace, Player, Refusal, Sender};
+use culvert_hub::{Action, Admission, Attached, Class, End, Gate, Outlet, Pace, Player, Sender};
 use culvert_media::Tracks;
 use culvert_net::http1::{Head, PROBLEM_TYPE, problem};
 use culvert_net::ws::{self, Decoder, Message, Opcode, Role};
 use culvert_net::{Conn, ReadHalf};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::request::{Format, Request, claims};
 use crate::wspush;
@@ -26,6 +26,10 @@ pub(crate) const NOT_IN_MP4: &str = "no track of this stream can be in MP4; play
 /// What a plain request for WS-RAW is told.
 pub(crate) const RAW_ONLY: &str =
     "bare tags are played by WebSocket only; with .flv behind the name this is FLV by HTTP, too";
+/// A WebSocket whose stream is not there by then is opened first, and waits; what is refused sooner is refused by its status.
+const HANDSHAKE: Duration = Duration::from_millis(200);
+/// What is refused later closes the WebSocket with the status of HTTP and this (RFC 6455 7.4.2: private use).
+const CLOSE: u16 = 4000;
 /// How long last words may take.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -122,23 +126,48 @@ impl Live {
         };
         let ask = sender.ask(Action::Play, &request.stream, &request.query, protocol);
         // A viewer that leaves while it waits for a stream must not be held: its end of the connection tells.
-        let admitted = tokio::select! {
-            admitted = self.gate.play(&ask) => admitted,
+        let play = self.gate.play(&ask);
+        tokio::pin!(play);
+        let soon = tokio::select! {
+            admitted = &mut play => Some(admitted),
             () = gone(&mut conn) => return,
+            // A browser makes one WebSocket to a host at a time: one that waits for a camera must not hold up all others.
+            () = sleep(HANDSHAKE), if upgrade => None,
         };
-        let admission = match admitted {
-            Ok(admission) => admission,
-            Err(refusal) => return answer(conn, &refusal_response(&refusal)).await,
-        };
-        if let Some(why) = request.misfit(&admission.tracks()) {
-            return answer(conn, &error_response(406, "no-track", why)).await;
+        let is_open = soon.is_none();
+        if is_open && !self.send(&mut conn, hello.as_bytes()).await {
+            return;
         }
+        let admitted = match soon {
+            Some(admitted) => admitted,
+            None => tokio::select! {
+                admitted = play => admitted,
+                () = gone(&mut conn) => return,
+            },
+        };
+        let suited =
+            admitted.map_err(|no| (no.status(), no.kind(), no.to_string())).and_then(|admission| {
+                match request.misfit(&admission.tracks()) {
+                    Some(why) => Err((406, "no-track", why.to_string())),
+                    None => Ok(admission),
+                }
+            });
+        let admission = match suited {
+            Ok(admission) => admission,
+            Err((status, _, why)) if is_open => return answer(conn, &ws::close(CLOSE + status, &why, None)).await,
+            Err((status, kind, why)) => return answer(conn, &error_response(status, kind, &why)).await,
+        };
         let class = request.class.unwrap_or(self.pace.class);
         conn.set_nodelay(true);
         conn.set_notsent_lowat(UNSENT_BYTES);
-        if timeout(self.pace.stall, conn.write_all(hello.as_bytes())).await.is_ok_and(|r| r.is_ok()) {
+        if is_open || self.send(&mut conn, hello.as_bytes()).await {
             self.begin(conn, request.player(admission, upgrade, head.header("accept")), class, upgrade);
         }
+    }
+
+    /// Whether it was taken in time.
+    async fn send(&self, conn: &mut Conn, bytes: &[u8]) -> bool {
+        timeout(self.pace.stall, conn.write_all(bytes)).await.is_ok_and(|written| written.is_ok())
     }
 
     /// Spawns the two sides of a viewer: what is written to it, and what it says.
@@ -264,10 +293,6 @@ pub(crate) fn switching(accept: &str, more: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n{more}\r\n"
     )
-}
-
-fn refusal_response(refusal: &Refusal) -> Bytes {
-    error_response(refusal.status(), refusal.kind(), &refusal.to_string())
 }
 
 pub(crate) fn error_response(status: u16, kind: &str, detail: &str) -> Bytes {

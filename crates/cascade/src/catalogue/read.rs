@@ -130,12 +130,17 @@ impl Reader {
                 Line::Whole { .. } => {
                     changes.clear();
                     let Some(known) = self.snapshot.take() else { return Err("the end of no snapshot".into()) };
-                    peers.update(cid, generation, |catalogue| *catalogue = Catalogue(Arc::new(known)));
+                    peers.update(cid, generation, |catalogue| {
+                        *catalogue = Catalogue(Arc::new(known));
+                        true
+                    });
                 }
                 _ if !self.begun => return Err("a change before the snapshot".into()),
                 line @ (Line::Stream { .. } | Line::StreamGone { .. } | Line::Peer { .. } | Line::PeerGone { .. }) => {
                     match &mut self.snapshot {
-                        Some(known) => apply(known, line),
+                        Some(known) => {
+                            apply(known, line);
+                        }
                         None => changes.push(line),
                     }
                 }
@@ -144,36 +149,45 @@ impl Reader {
         if !changes.is_empty() {
             peers.update(cid, generation, |catalogue| {
                 let known = Arc::make_mut(&mut catalogue.0);
-                changes.drain(..).for_each(|line| apply(known, line));
+                let mut is_news = false;
+                for line in changes.drain(..) {
+                    is_news |= apply(known, line);
+                }
+                is_news
             });
         }
         Ok(())
     }
 }
 
-/// What is no name, or one too many, is left out and counted.
-fn apply(known: &mut Known, line: Line) {
+/// Whether that changes more than figures. What is no name, or one too many, is left out and counted.
+fn apply(known: &mut Known, line: Line) -> bool {
     match line {
         Line::Stream { version, name, stream } => {
             known.version = version;
             let named = stream_name(&name).is_some() && (stream.path.is_empty() || is_path(&stream.path));
-            let kept = named && insert(&mut known.streams, name, stream.bounded(), MOST_STREAMS);
+            let stream = stream.bounded();
+            let is_news = known.streams.get(&name).is_none_or(|before| stream.is_news_after(before));
+            let kept = named && insert(&mut known.streams, name, stream, MOST_STREAMS);
             known.left_out += u64::from(!kept);
+            is_news
         }
         Line::StreamGone { version, name } => {
             known.version = version;
-            known.streams.remove(&name);
+            known.streams.remove(&name).is_some()
         }
         Line::Peer { version, path, peer } => {
             known.version = version;
-            known.left_out +=
-                u64::from(!(is_path(&path) && insert(&mut known.peers, path, peer.bounded(), MOST_PEERS)));
+            let peer = peer.bounded();
+            let is_news = known.peers.get(&path).is_none_or(|before| peer.is_news_after(before));
+            known.left_out += u64::from(!(is_path(&path) && insert(&mut known.peers, path, peer, MOST_PEERS)));
+            is_news
         }
         Line::PeerGone { version, path } => {
             known.version = version;
-            known.peers.remove(&path);
+            known.peers.remove(&path).is_some()
         }
-        Line::Snapshot { .. } | Line::Whole { .. } => {}
+        Line::Snapshot { .. } | Line::Whole { .. } => false,
     }
 }
 

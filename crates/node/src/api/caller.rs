@@ -55,6 +55,17 @@ impl Caller {
     }
 }
 
+impl Caller {
+    /// A password that a browser sent by itself, for a page that is not this node's: its user did not mean that (security.md S9).
+    pub(crate) fn refuse_borrowed(&self) -> Result<(), Problem> {
+        if self.is_foreign_page && !self.shows_itself && self.credentials.secret.is_some() {
+            let what = "this is not for web pages from elsewhere with a password that their browser knows; send a bearer's token";
+            return Err(Problem::forbidden("foreign-page", what));
+        }
+        Ok(())
+    }
+}
+
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
@@ -65,6 +76,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
 impl Guard {
     pub(crate) fn may(&self, caller: &Caller, action: Action, about: Resource<'_>) -> Result<Identity, Problem> {
+        if action == Action::ChangeApi {
+            caller.refuse_borrowed()?;
+        }
         let shown = Shown {
             remote: caller.remote.ip(),
             credentials: &caller.credentials,

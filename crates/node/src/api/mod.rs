@@ -54,27 +54,35 @@ pub struct Problem {
     status: StatusCode,
     kind: &'static str,
     detail: String,
+    /// For whom a password is asked, where it is not for all of this node.
+    realm: Option<String>,
 }
 
 impl Problem {
     /// The request cannot be understood; the detail says what would be right.
     pub(crate) fn forbidden(kind: &'static str, detail: &str) -> Problem {
-        Problem { status: StatusCode::FORBIDDEN, kind, detail: detail.into() }
+        Problem { status: StatusCode::FORBIDDEN, kind, detail: detail.into(), realm: None }
     }
 
     pub(crate) fn bad(kind: &'static str, detail: String) -> Problem {
-        Problem { status: StatusCode::BAD_REQUEST, kind, detail }
+        Problem { status: StatusCode::BAD_REQUEST, kind, detail, realm: None }
+    }
+
+    /// Where it asks for a password, that is for what is below this path alone: browsers give it nowhere else by themselves (RFC 7617 2.2).
+    pub(crate) fn within(self, path: &str) -> Problem {
+        let plain = |c: &char| c.is_ascii_alphanumeric() || "/._~-".contains(*c);
+        Problem { realm: Some(path.chars().filter(plain).collect()), ..self }
     }
 
     fn not_found(detail: String) -> Problem {
-        Problem { status: StatusCode::NOT_FOUND, kind: "not-found", detail }
+        Problem { status: StatusCode::NOT_FOUND, kind: "not-found", detail, realm: None }
     }
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Problem { status, kind: refusal.kind(), detail: refusal.to_string() }
+        Problem { status, kind: refusal.kind(), detail: refusal.to_string(), realm: None }
     }
 }
 
@@ -83,8 +91,9 @@ impl IntoResponse for Problem {
         let body = problem(self.status.as_u16(), self.kind, &self.detail);
         let mut response = (self.status, [(http::header::CONTENT_TYPE, PROBLEM_TYPE)], body).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
-            let challenge = http::HeaderValue::from_static("Basic realm=\"culvert\"");
-            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+            let realm = self.realm.map_or("culvert".into(), |path| format!("culvert {path}"));
+            let challenge = http::HeaderValue::try_from(format!("Basic realm=\"{realm}\""));
+            response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge.expect("it has no quotes"));
         }
         response
     }
@@ -118,7 +127,7 @@ impl<S: Sync> FromRequestParts<S> for At {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut http::request::Parts, _: &S) -> Result<At, Problem> {
-        let bad = |detail| Problem { status: StatusCode::BAD_REQUEST, kind: "bad-query", detail };
+        let bad = |detail| Problem::bad("bad-query", detail);
         Page::parse(parts.uri.query().unwrap_or_default()).map(At).map_err(bad)
     }
 }

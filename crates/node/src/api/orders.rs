@@ -20,12 +20,13 @@ pub(super) async fn order(headers: &HeaderMap, body: Body) -> Result<Bytes, Prob
     if !is_json(headers) {
         // A web page can send any other type without being asked for permission first.
         let detail = "send the order as application/json".to_string();
-        return Err(Problem { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, kind: "not-json", detail });
+        return Err(Problem { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, kind: "not-json", detail, realm: None });
     }
     to_bytes(body, BODY_BYTES).await.map_err(|_| Problem {
         status: StatusCode::PAYLOAD_TOO_LARGE,
         kind: "too-large",
         detail: format!("the body is cut off or larger than {BODY_BYTES} bytes"),
+        realm: None,
     })
 }
 
@@ -43,7 +44,7 @@ pub(super) fn there(why: &str, key: &str, by: Value) -> Response {
 
 /// Too many.
 pub(super) fn full(why: &impl Display) -> Problem {
-    Problem { status: StatusCode::SERVICE_UNAVAILABLE, kind: "full", detail: why.to_string() }
+    Problem { status: StatusCode::SERVICE_UNAVAILABLE, kind: "full", detail: why.to_string(), realm: None }
 }
 
 /// Done, but not for the next start.
@@ -52,5 +53,5 @@ pub(super) fn not_saved(why: io::Error) -> Problem {
     tracing::error!(%why, "relays.json was not written");
     let detail =
         format!("it is done, but relays.json in data_dir was not written, so a restart does not know it: {why}");
-    Problem { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "not-saved", detail }
+    Problem { status: StatusCode::INTERNAL_SERVER_ERROR, kind: "not-saved", detail, realm: None }
 }

@@ -19,6 +19,15 @@ pub(super) fn bare(target: &str, request: &Request) -> Option<Response> {
     Some((StatusCode::SEE_OTHER, headers, "the token is the password here: any name will do\n").into_response())
 }
 
+/// The part of a target that is a device's: `/peer/CID/target/NAME` in `/peer/CID/target/NAME/x?y`.
+pub(super) fn device(target: &str) -> Option<&str> {
+    const MARK: &str = "/target/";
+    let path = target.split('?').next().unwrap_or_default();
+    let name = path.find(MARK)? + MARK.len();
+    let end = path.get(name..)?.find('/').map_or(path.len(), |slash| name + slash);
+    path.get(..end)
+}
+
 /// Browsers want HTML where they show a page, and say so on each origin; `Sec-Fetch-Dest` they say on secure ones only.
 fn is_page(headers: &HeaderMap) -> bool {
     let accepts = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());

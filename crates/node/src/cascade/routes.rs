@@ -50,7 +50,17 @@ async fn peer(State(routes): State<Routes>, caller: Caller, request: Request) ->
         return Ok(elsewhere);
     }
     let inner = &routes.cascade.0;
-    let who = inner.guard.may(&caller, Action::Peer, Resource::Node)?;
+    let asked = behind(&request, "");
+    let scope = address::device(asked);
+    if scope.is_none() {
+        // A device's own forms come from a page of no origin; nothing else that a browser sends for a page from elsewhere is what its user meant.
+        caller.refuse_borrowed()?;
+    }
+    let may = inner.guard.may(&caller, Action::Peer, Resource::Node);
+    let who = may.map_err(|problem| match scope {
+        Some(scope) => problem.within(scope),
+        None => problem,
+    })?;
     let requester = match request.headers().get(culvert_cascade::REQUESTER) {
         // An upper says for whom it asks; from anybody else that is hearsay.
         Some(name) if caller.upper.is_some() => name.to_str().unwrap_or("an upper").to_string(),
@@ -74,7 +84,8 @@ async fn target(State(routes): State<Routes>, caller: Caller, request: Request) 
         return Ok(elsewhere);
     }
     let inner = &routes.cascade.0;
-    inner.guard.may(&caller, Action::Peer, Resource::Node)?;
+    let scope = address::device(behind(&request, "")).unwrap_or_default();
+    inner.guard.may(&caller, Action::Peer, Resource::Node).map_err(|problem| problem.within(scope))?;
     let behind = behind(&request, "/target/").to_string();
     Ok(inner.targets.forward(&behind, request).await)
 }

@@ -58,6 +58,7 @@ impl<S: Subscriber> Layer<S> for Keep {
         let Text { mut message, fields } = text;
         message.push_str(&fields);
         truncate(&mut message);
+        message.shrink_to_fit();
         let metadata = event.metadata();
         let level = match *metadata.level() {
             tracing::Level::ERROR => "error",
