@@ -99,11 +99,32 @@ export const remove = (path: string) => ask(path, { method: 'DELETE' });
 /** A stream's name in a path: its slashes stay. */
 export const inPath = (name: string) => name.split('/').map(encodeURIComponent).join('/');
 
-/** A URL that a player opens; sockets and elements set no headers, so the token is in it. */
-export function media(path: string, scheme: 'http' | 'ws' = 'http'): string {
+/** Stands for the token in a URL, for a minute (`POST /api/v1/tickets`). */
+let ticket = { of: '', word: '', until: 0 }, asking: Promise<void> | null = null;
+const FRESH_MS = 20_000;
+
+/** Before {@link socket}: makes sure that there is a ticket that is good for a while. */
+export async function admitted(): Promise<void> {
+  const own = token.get() ?? '';
+  if (!own || ticket.of === own && ticket.until - Date.now() > FRESH_MS) return;
+  asking ??= (async () => {
+    const got = await (await ask('/api/v1/tickets', { method: 'POST' })).json() as { ticket: string; expires_ms: number };
+    ticket = { of: own, word: got.ticket, until: Date.now() + got.expires_ms };
+  })().finally(() => { asking = null; });
+  await asking;
+}
+
+/** The URL of a WebSocket. A browser sets no header there, and URLs end up in logs: so a ticket is in it, not the token. */
+export function socket(path: string): string {
   const url = new URL(ROOT + path, location.href);
-  url.protocol = scheme === 'ws' ? (location.protocol === 'https:' ? 'wss:' : 'ws:') : location.protocol;
-  const own = token.get();
+  url.protocol = location.protocol === 'https:' ? 'wss:' : 'ws:';
+  if (token.get()) url.searchParams.set('token', ticket.word);
+  return url.href;
+}
+
+/** A URL for an element of the page. It asks again for as long as it plays, so the token itself is in it. */
+export function media(path: string): string {
+  const url = new URL(ROOT + path, location.href), own = token.get();
   if (own) url.searchParams.set('token', own);
   return url.href;
 }

@@ -1,5 +1,5 @@
 // Pictures and recordings on the operator's disk.
-import { inPath, media } from './api';
+import { inPath, socket as address } from './api';
 import { FromZero } from './mp4';
 
 /** A recording that is larger is saved and ended: it is in memory until then. */
@@ -32,7 +32,7 @@ addEventListener('beforeunload', event => { if (running) event.preventDefault();
 
 /** Records the stream as the node sends it, nothing coded anew. Returns what ends it. By WebSocket: of HTTP/1.1 a browser has six connections. */
 export function record(stream: string, ended: (why: string | null) => void): () => void {
-  const socket = new WebSocket(media(`/play/${inPath(stream)}.mp4`, 'ws')), zero = new FromZero(), pieces: BlobPart[] = [];
+  const socket = new WebSocket(address(`/play/${inPath(stream)}.mp4`)), zero = new FromZero(), pieces: BlobPart[] = [];
   let bytes = 0, texts = 0;
   socket.binaryType = 'arraybuffer';
   running += 1;

@@ -1,5 +1,6 @@
 // A tile of the wall: one stream, its state, and what can be done with it.
 import { useEffect, useRef, useState } from 'preact/hooks';
+import { admitted } from './api';
 import { bits, since } from './format';
 import { Icon } from './icons';
 import { PROTOCOLS, type Figures } from './player';
@@ -89,10 +90,14 @@ export function Tile({ tile, index, count, selected, select, put }: {
   const sound = () => { video.current!.muted = !muted; setMuted(!muted); };
   const shot = () => tile && screenshot(video.current!, tile.name).then(done => done || flash(t('connecting')));
   const flash = (text: string) => { setNote(text); setTimeout(() => setNote(''), 4000); };
-  const tape = () => {
+  const tape = async () => {
     if (!tile) return;
     if (stop.current) { stop.current(); return; }
     setRecording(true);
+    let given = false;
+    stop.current = () => { given = true; stop.current = null; setRecording(false); };
+    await admitted().catch(() => {});
+    if (given) return;
     stop.current = record(tile.name, why => { stop.current = null; setRecording(false); flash(why ? reason(why) : t('recorded')); });
   };
   const inset = () => document.pictureInPictureElement ? document.exitPictureInPicture() : video.current!.requestPictureInPicture().catch(() => {});

@@ -39,8 +39,10 @@ const wait = ms => new Promise(done => setTimeout(done, ms));
 
 const MODES = {
   // A node that knows nobody without a token. ARGUMENT: the token.
-  async 'sign-in'([token]) {
-    const page = await open();
+  async 'sign-in'([token, name]) {
+    const page = await open(), leaks = [], note = url => { if (url.includes(token)) leaks.push(url); };
+    page.on('request', request => note(request.url()));
+    page.on('websocket', socket => note(socket.url()));
     await page.goto(`${origin}/console/`);
     await page.fill('input[name=token]', 'wrong');
     await page.press('input[name=token]', 'Enter');
@@ -51,13 +53,17 @@ const MODES = {
     await page.reload();
     await page.waitForSelector('nav');
     const kept = await page.$('.sign-in') === null;
+    // By all protocols, and in no URL is the token.
+    await page.goto(`${origin}/console/#/wall?l=4&t=${['whep', 'mp4', 'flv', 'hls'].map(protocol => `${name}@${protocol}`).join(',')}`);
+    await page.waitForFunction(() => document.querySelectorAll('.tile[data-state="playing"]').length === 4);
+    const leaked = [...leaks];
     await page.click('header button:has-text("Sign out")');
     await page.waitForSelector('.sign-in');
     const stored = await page.evaluate(() => sessionStorage.length + localStorage.length);
     // A link with a token in it signs in, in a page that is open, too, and forgets it.
     await page.goto(`${origin}/console/#token=${token}`);
     await page.waitForSelector('nav');
-    say({ refused, kept, stored, address: page.url().replace(origin, '') });
+    say({ refused, kept, stored, leaked, address: page.url().replace(origin, '') });
   },
 
   // With nothing but the address: the wall fills itself.
@@ -164,6 +170,20 @@ const MODES = {
     await wait(2000);
     const [after] = await tiles(page);
     say({ back: true, frames: after.frames - before.frames });
+  },
+
+  // A platform of m7s: what is known of it, and its stream. ARGUMENTS: the platform, the stream's name there.
+  async old([cid, name]) {
+    const page = await open();
+    await go(page, 'platforms');
+    const row = await page.waitForSelector(`tr[data-path="${cid}"][data-state="linked"]`), cells = await row.$$eval('td', all => all.map(one => one.textContent));
+    await go(page, `platforms?p=${cid}`);
+    await page.waitForSelector(`.details .stream-card[data-stream="${name}"]`);
+    const text = await page.textContent('.details'), asks = await page.$$eval('.details a', all => all.map(one => one.getAttribute('href')).filter(to => to.startsWith('#/node/')));
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/old-platform.png` });
+    await page.click(`.details .stream-card[data-stream="${name}"] a:has-text("Play")`);
+    await page.waitForSelector('.tile[data-state="playing"]');
+    say({ cells, limits: text.includes('A node of m7s'), asks, tile: (await tiles(page))[0] });
   },
 
   // What is said when a stream ends, and when it is there again. ARGUMENT: its name.

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use culvert_rtmp::session::Goal;
 use culvert_tests::TestNode;
 use culvert_tests::http::request;
-use culvert_tests::media::publish_clip;
+use culvert_tests::media::{Script, into_hub, publish_clip};
 use culvert_tests::node::token_sha256;
 use culvert_tests::rtmp::Peer;
 use culvert_tests::view::Viewer;
@@ -174,4 +174,34 @@ async fn a_device_s_page_has_nothing_of_the_password_that_opened_it() {
         assert_eq!(ask(method, path, &bearer, "null").await, 404, "{path}");
     }
     assert_eq!(ask("POST", "/peer/edge1/target/cam1/form", &basic, "null").await, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_plays_and_does_nothing_else() {
+    let token = "an-operator-s-token";
+    let user = format!(
+        "{{name: op, token_sha256: \"{}\", allow: [play, read-api], streams: \"live/**\"}}",
+        token_sha256(token)
+    );
+    let node = TestNode::start(&format!("auth: {{users: [{user}]}}"));
+    let _publishing = into_hub(&node, "live/a", Script::clip(|_, frame| Some(frame)));
+    node.until_live("live/a").await;
+    let bearer = format!("Bearer {token}");
+    let issue = async |shown: &str| {
+        request(node.address(), "POST", "/api/v1/tickets", &[("Authorization", shown), ("Content-Length", "0")]).await
+    };
+    let ticket = issue(&bearer).await.json()["ticket"].as_str().unwrap().to_string();
+    assert!(!ticket.contains(token));
+    let status = async |path: &str| request(node.address(), "HEAD", path, &[]).await.status;
+    assert_eq!(status(&format!("/play/live/a.mp4?token={ticket}")).await, 200);
+    assert_eq!(status(&format!("/play/other/a.mp4?token={ticket}")).await, 403, "what its token may not");
+    assert_eq!(status(&format!("/play/live/a.mp4?token={ticket}0")).await, 401);
+    assert_eq!(node.get(&format!("/api/v1/streams?token={ticket}")).await.status, 403);
+    assert_eq!(issue(&format!("Bearer {ticket}")).await.status, 403, "a ticket makes no tickets");
+    assert_eq!(
+        issue(&format!("Basic {}", STANDARD.encode(format!("x:{token}")))).await.status,
+        403,
+        "a browser sends that by itself"
+    );
+    assert_eq!(issue("Bearer wrong").await.status, 401);
 }

@@ -1,6 +1,7 @@
 //! The console as an operator uses it, in Debian's chromium: `tests/browser/console.mjs`.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use culvert_node::camera::{AudioChoice, VideoChoice};
@@ -9,6 +10,8 @@ use culvert_tests::cascade::{GRACE, Pair, below, until_linked};
 use culvert_tests::ffmpeg::extent;
 use culvert_tests::media::{Script, into_hub};
 use culvert_tests::node::token_sha256;
+use culvert_tests::old::{OldLower, capture, push};
+use culvert_tests::wait::until;
 use culvert_tests::{Ffmpeg, TestNode};
 use serde_json::{Value, json};
 
@@ -32,10 +35,12 @@ async fn nobody_looks_without_a_token_and_a_token_is_kept_for_the_tab() {
     let (token, hash) = ("an-operator's-token", token_sha256("an-operator's-token"));
     let user = format!("{{name: op, token_sha256: \"{hash}\", allow: [play, read-api]}}");
     let node = TestNode::start(&format!("auth: {{users: [{user}]}}"));
-    let Some(mut operator) = Operator::at(test, &node, "sign-in", &[token]) else { return };
+    let _publishing = camera(&node, "live/a");
+    node.until_live("live/a").await;
+    let Some(mut operator) = Operator::at(test, &node, "sign-in", &[token, "live/a"]) else { return };
     let said = operator.says().await;
     assert_eq!(said["refused"], "This node does not know that token.", "{said}");
-    assert_eq!((&said["kept"], &said["stored"]), (&true.into(), &0.into()), "{said}");
+    assert_eq!((&said["kept"], &said["stored"], &said["leaked"]), (&true.into(), &0.into(), &json!([])), "{said}");
     assert!(!said["address"].as_str().unwrap().contains(token), "{said}");
     operator.ends().await;
 }
@@ -98,7 +103,7 @@ async fn sixty_four_tiles_connect_and_a_page_out_of_sight_costs_nothing() {
             .then_some(())
     };
     assert_eq!(operator.says().await, json!({ "paused": true }));
-    culvert_tests::wait::until("the viewers to be gone", viewers).await;
+    until("the viewers to be gone", viewers).await;
     operator.ends().await;
 }
 
@@ -185,6 +190,50 @@ async fn a_stream_that_ends_is_shown_as_ended_and_plays_again_when_it_is_back() 
     }
     operator.ends().await;
     publishing.abort();
+}
+
+/// Issue 4: an old lower is a platform like any other, with its limits shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_m7s_is_a_platform_like_any_other() {
+    let test = "a_node_of_m7s_is_a_platform_like_any_other";
+    let upper = TestNode::start(&format!("cascade: {{lowers: {{old_peers: true}}, {GRACE}}}"));
+    let address = upper.address();
+    let mut lower = OldLower::dial(address, "test-c001").await.unwrap();
+    lower.introduce("test-c001", "pc-test", "c001").await;
+    let pushing: Arc<Mutex<Option<tokio::task::JoinHandle<()>>>> = Arc::default();
+    let runtime = tokio::runtime::Handle::current();
+    tokio::spawn(lower.serve(move |request| {
+        if request.url.starts_with("/erwscascade/api/push?") {
+            let wire = capture("h264_aac_whole.c2s.bin");
+            *pushing.lock().unwrap() = Some(runtime.spawn(async move {
+                let _socket = push(address, &wire, || 8192).await;
+                std::future::pending::<()>().await;
+            }));
+            return Some(b"ok\n".to_vec());
+        }
+        if request.url.starts_with("/api/stop/push?") {
+            pushing.lock().unwrap().take().inspect(|pushing| pushing.abort());
+            return Some(b"ok\n".to_vec());
+        }
+        let streams =
+            request.url.contains("streamlist").then_some(&br#"[{"Source":"api","StreamPath":"live/test"}]"#[..]);
+        Some(streams.unwrap_or(b"null").to_vec())
+    }));
+    let listed = async || {
+        let peers = upper.json("/api/v1/streams?peer=test-c001").await;
+        (peers["items"].as_array()?.len() == 1).then_some(())
+    };
+    until("its stream to be listed", listed).await;
+    let Some(mut operator) = Operator::at(test, &upper, "old", &["test-c001", "live/test"]) else { return };
+    let said = operator.says().await;
+    assert_eq!((&said["limits"], &said["asks"]), (&true.into(), &json!([])), "{said}");
+    assert!(said["cells"].as_array().unwrap().contains(&"m7s".into()), "{said}");
+    assert_eq!(
+        (&said["tile"]["stream"], &said["tile"]["state"]),
+        (&"live/test-test-c001".into(), &"playing".into()),
+        "{said}"
+    );
+    operator.ends().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,13 +9,15 @@ use culvert_media::{Codec, Frame, Time, TrackId, Tracks};
 use culvert_node::camera::{AudioChoice, Clip, VideoChoice};
 use culvert_rtmp::session::Goal;
 use culvert_tests::ffmpeg::Media;
+use culvert_tests::http::exchange;
 use culvert_tests::media::{Script, into_hub, publish, publish_clip, recorded};
 use culvert_tests::node::token_sha256;
 use culvert_tests::rtmp::Peer;
 use culvert_tests::view::{Continuity, Viewer, ask};
-use culvert_tests::wait::{LONG, until};
+use culvert_tests::wait::{LONG, soon, until};
 use culvert_tests::{Ffmpeg, TestNode};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 const VIDEO: TrackId = TrackId(0);
@@ -250,4 +252,38 @@ async fn a_change_of_size_is_played_without_an_error() {
     assert!(first.key);
     http.assert_clean(Media::H264Aac, "HTTP-FLV across a change of size");
     rtmp.assert_clean(Media::H264Aac, "RTMP across a change of size");
+}
+
+/// A browser makes one WebSocket to a host at a time: one that is held until a camera starts would hold up all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_that_has_to_wait_is_opened_first_and_closed_with_the_reason() {
+    // One that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dead = silent.local_addr().unwrap().port();
+    let node = TestNode::start(&format!(
+        "pull: {{start_timeout: 1s, on_demand: {{live/dead: \"rtmp://127.0.0.1:{dead}/live/x\"}}}}"
+    ));
+    let open = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+    };
+    let mut socket = TcpStream::connect(node.address()).await.unwrap();
+    socket.write_all(open("/play/live/dead.mp4").as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    soon("the handshake", socket.read_exact(&mut head)).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    let mut rest = Vec::new();
+    soon("the end", socket.read_to_end(&mut rest)).await.unwrap();
+    let frame = rest.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let (first, status) = (rest[frame], u16::from_be_bytes([rest[frame + 2], rest[frame + 3]]));
+    assert_eq!(first, 0x88, "a close frame");
+    // What plain HTTP says, and 4000.
+    let plain = node.get("/play/live/dead.mp4").await;
+    assert_eq!(status, 4000 + plain.status, "{}", plain.text());
+    assert!(String::from_utf8_lossy(&rest[frame + 4..]).contains("live/dead"), "{rest:?}");
+    // What is known at once is said at once.
+    let none = exchange(node.address(), open("/play/live/none.mp4").as_bytes(), false).await;
+    assert_eq!(none.status, 404);
 }

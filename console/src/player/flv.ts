@@ -1,12 +1,12 @@
 // FLV by WebSocket, with mpegts.js.
 import mpegts from 'mpegts.js';
-import { inPath, media } from '../api';
+import { inPath, socket as address } from '../api';
 import { refusal, type Begin, type Figures } from './index';
 
 export const begin: Begin = (video, stream, report) => {
   mpegts.LoggingControl.enableAll = false;
   const player = mpegts.createPlayer(
-    { type: 'flv', isLive: true, url: media(`/play/${inPath(stream)}.flv`, 'ws') },
+    { type: 'flv', isLive: true, url: address(`/play/${inPath(stream)}.flv`) },
     { liveBufferLatencyChasing: true, enableStashBuffer: false, autoCleanupSourceBuffer: true },
   );
   let over = false, codec: string | undefined, kbytes: number | undefined;

@@ -1,5 +1,5 @@
 // Keeps a stream playing in a <video>: the protocols in turn, again after a while, and at once when the stream comes back.
-import type { Track } from '../api';
+import { admitted, type Track } from '../api';
 import { begin, order, type Figures, type Player, type Protocol, type Report } from './index';
 
 export type Choice = Protocol | 'auto';
@@ -53,7 +53,7 @@ export function keep(
       if (over || own !== round) return;
       if (final) break;
       say({ is: 'connecting', protocol });
-      const start = await begin(protocol).catch(error => { why ||= String(error); return null; });
+      const start = await Promise.all([begin(protocol), admitted()]).then(([start]) => start).catch(error => { why ||= String(error); return null; });
       if (!start || over || own !== round) continue;
       const ended = await new Promise<string | null>(done => {
         let shown = false, patience: ReturnType<typeof setTimeout> | undefined;

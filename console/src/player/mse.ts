@@ -1,5 +1,5 @@
 // Fragmented MP4 by WebSocket into Media Source Extensions: small, near the edge, and caught up by the rate of playing.
-import { inPath, media, Refused } from '../api';
+import { inPath, Refused, socket as address } from '../api';
 import { refusal, refused, type Begin, type Figures } from './index';
 
 /** How far from the edge it plays, and from where on it hurries; beyond, it jumps. */
@@ -15,7 +15,7 @@ export const begin: Begin = (video, stream, report) => {
   const source = new MediaSource(), url = URL.createObjectURL(source);
   const queue: (ArrayBuffer | string)[] = [];
   let buffer: SourceBuffer | null = null, mime = '', over = false, began = false, total = 0, last = { bytes: 0, at: performance.now() };
-  const socket = new WebSocket(media(`/play/${inPath(stream)}.mp4`, 'ws'));
+  const socket = new WebSocket(address(`/play/${inPath(stream)}.mp4`));
   socket.binaryType = 'arraybuffer';
 
   const end = (say: Parameters<typeof report>[0]) => {

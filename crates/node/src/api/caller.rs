@@ -56,6 +56,11 @@ impl Caller {
 }
 
 impl Caller {
+    pub(crate) fn shown(&self) -> Shown<'_> {
+        let origin = Some(&*self.site);
+        Shown { remote: self.remote.ip(), credentials: &self.credentials, origin, upper: self.upper.as_ref() }
+    }
+
     /// A password that a browser sent by itself, for a page that is not this node's: its user did not mean that (security.md S9).
     pub(crate) fn refuse_borrowed(&self) -> Result<(), Problem> {
         if self.is_foreign_page && !self.shows_itself && self.credentials.secret.is_some() {
@@ -79,13 +84,7 @@ impl Guard {
         if action == Action::ChangeApi {
             caller.refuse_borrowed()?;
         }
-        let shown = Shown {
-            remote: caller.remote.ip(),
-            credentials: &caller.credentials,
-            origin: Some(&caller.site),
-            upper: caller.upper.as_ref(),
-        };
-        Ok(self.check(&shown, action, about)?)
+        Ok(self.check(&caller.shown(), action, about)?)
     }
 }
 

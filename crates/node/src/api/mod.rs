@@ -14,7 +14,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, http};
 use culvert_hub::{Hub, Refusal, parameter};
 use culvert_media::StreamName;
@@ -116,6 +116,7 @@ pub fn router(api: Api) -> Router {
         .route("/api/v1/events", get(events::stream))
         .route("/api/v1/config", get(config))
         .route("/api/v1/log", get(log))
+        .route("/api/v1/tickets", post(ticket))
         .fallback(unknown)
         .with_state(api)
 }
@@ -135,7 +136,7 @@ impl<S: Sync> FromRequestParts<S> for At {
 type Answer = Result<Json<Value>, Problem>;
 
 async fn unknown() -> Problem {
-    let what = "nothing is here; the API is /api/v1/streams, /sessions, /peers, /uppers, /pulls, /pushes, /events, /log and /config, the page /console/";
+    let what = "nothing is here; the API is /api/v1/streams, /sessions, /peers, /uppers, /pulls, /pushes, /events, /log, /config and /tickets, the page /console/";
     Problem::not_found(what.into())
 }
 
@@ -191,6 +192,15 @@ async fn close_session(State(api): State<Api>, caller: Caller, Path(id): Path<St
     tracing::info!(session = id, stream = %found.stream, by = %caller.remote, "closed by the API");
     found.cancel();
     Ok(Json(json!({ "closed": id })))
+}
+
+/// A word that stands for the caller's token in the URLs of players.
+async fn ticket(State(api): State<Api>, caller: Caller) -> Answer {
+    if !caller.shows_itself {
+        return Err(Problem::forbidden("no-token", "a ticket stands for a token; show one (Authorization: Bearer ..)"));
+    }
+    let (word, life) = api.guard.ticket(&caller.shown())?;
+    Ok(Json(json!({ "ticket": word, "expires_ms": life.as_millis() as u64 })))
 }
 
 /// The newest lines of the log, or those after one: `?after=ID`.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use culvert_cascade::Peers;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::failures::Failures;
+use super::tickets::{self, Tickets};
 use super::{Action, Dialler, Hash, Identity, Resource, Rules, authorize, identify, wrong_token};
 
 /// What somebody shows of himself.
@@ -29,13 +31,15 @@ pub struct Shown<'a> {
 pub struct Guard {
     rules: ArcSwap<Rules>,
     failures: Mutex<Failures>,
+    tickets: Mutex<Tickets>,
     peers: OnceLock<Peers>,
 }
 
 impl Guard {
     /// With these rules.
     pub fn new(rules: Rules) -> Guard {
-        Guard { rules: ArcSwap::from_pointee(rules), failures: Mutex::default(), peers: OnceLock::new() }
+        let (failures, tickets) = Default::default();
+        Guard { rules: ArcSwap::from_pointee(rules), failures, tickets, peers: OnceLock::new() }
     }
 
     /// Who is linked, which is known once the cascade is there: an old peer pushes nothing under the id of one that has shown a
@@ -57,9 +61,14 @@ impl Guard {
     /// and this node next to nothing.
     pub fn check(&self, shown: &Shown<'_>, action: Action, resource: Resource<'_>) -> Result<Identity, Refusal> {
         let rules = self.rules.load();
-        let identity = match shown.upper {
-            Some(upper) => Identity::Upper(upper.clone()),
-            None => self.identify(&rules, shown.remote, shown.credentials)?,
+        let by_ticket = if shown.upper.is_none() { self.by_ticket(shown.credentials) } else { None };
+        let identity = match (shown.upper, by_ticket) {
+            (Some(upper), _) => Identity::Upper(upper.clone()),
+            (None, Some(_)) if action != Action::Play => {
+                return Err(Refusal::Forbidden("a ticket is for playing; show the token itself".into()));
+            }
+            (None, Some(identity)) => identity,
+            (None, None) => self.identify(&rules, shown.remote, shown.credentials)?,
         };
         if let (Identity::Loopback, Some(origin)) = (&identity, shown.origin)
             && !is_own_page(origin)
@@ -71,6 +80,31 @@ impl Guard {
         }
         authorize(&rules, &identity, action, resource)?;
         Ok(identity)
+    }
+
+    fn by_ticket(&self, credentials: &Credentials) -> Option<Identity> {
+        let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        tickets.find(credentials.secret.as_deref()?, Instant::now())
+    }
+
+    /// A word that stands for what is shown, for [`tickets::LIFE`], to play.
+    pub fn ticket(&self, shown: &Shown<'_>) -> Result<(String, Duration), Refusal> {
+        let identity = match (shown.upper, &shown.credentials.secret) {
+            (None, Some(_)) if self.by_ticket(shown.credentials).is_none() => {
+                self.identify(&self.rules.load(), shown.remote, shown.credentials)?
+            }
+            (Some(_), _) | (None, _) => {
+                return Err(Refusal::Forbidden(
+                    "a ticket stands for a token; show one (Authorization: Bearer ..)".into(),
+                ));
+            }
+        };
+        let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let word = tickets.issue(identity, Instant::now());
+        Ok((
+            word.ok_or_else(|| Refusal::TooMany("too many tickets are out; try again in a minute".into()))?,
+            tickets::LIFE,
+        ))
     }
 
     /// Whether somebody may link to this node as the platform `cid`. Never waits, as [`Guard::check`].

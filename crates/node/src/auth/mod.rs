@@ -6,6 +6,7 @@
 mod failures;
 mod guard;
 mod links;
+mod tickets;
 
 use std::collections::BTreeMap;
 use std::fmt;
