@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// No round trip was measured yet.
 const UNKNOWN: u64 = u64::MAX;
@@ -31,10 +32,13 @@ pub(crate) struct Shared {
     pub(crate) closer: AtomicWaker,
 }
 
+/// What it was for is done (RFC 6455 7.4.1).
+pub(crate) const DONE: u16 = 1000;
+
 #[derive(Debug, Default)]
 struct Words {
     /// What to say when this end has nothing more to do.
-    parting: Option<(u16, &'static str)>,
+    parting: Option<(CancellationToken, u16, &'static str)>,
     /// What to say to the other end.
     close: Option<(u16, String)>,
     /// What it said.
@@ -136,16 +140,17 @@ impl Shared {
         self.closer.wake();
     }
 
-    /// What to say when all is done, unless it is asked to close before.
-    pub(crate) fn part_with(&self, status: u16, reason: &'static str) {
-        self.words().parting = Some((status, reason));
+    /// What to say when all is done and `once` is cancelled, unless it is asked to close before: also where the connection ends by itself in that
+    /// moment, since what was asked has ended.
+    pub(crate) fn part_with(&self, once: CancellationToken, status: u16, reason: &'static str) {
+        self.words().parting = Some((once, status, reason));
     }
 
     pub(crate) fn parting(&self) -> (u16, String) {
         let words = self.words();
-        let parting = words.parting.map(|(status, reason)| (status, reason.to_string()));
-        // 1000: what it was for is done (RFC 6455 7.4.1).
-        words.close.clone().or(parting).unwrap_or((1000, String::new()))
+        let parting = words.parting.as_ref().filter(|(once, ..)| once.is_cancelled());
+        let parting = parting.map(|(_, status, reason)| (*status, reason.to_string()));
+        words.close.clone().or(parting).unwrap_or((DONE, String::new()))
     }
 
     pub(crate) fn take_close(&self) -> Option<(u16, String)> {

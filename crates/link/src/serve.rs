@@ -105,6 +105,7 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
+    shared.part_with(stop.clone(), GOING, SHUTTING_DOWN);
     let served = Served { remote: Remote(conn.remote()), news: News::of(&shared), service, shared: shared.clone() };
     let lent = Arc::new(Mutex::new(Carrier::new(conn, Role::Client, shared.clone())));
     loop {
@@ -160,9 +161,9 @@ async fn answer(lent: &Lent, served: &Served, stop: &CancellationToken) -> Resul
     let connection = builder.serve_connection(TokioIo::new(handle), answer);
     tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = &mut connection => ended,
+        // What was asked ends with the node, and so may the connection in the same moment.
+        biased;
         () = stop.cancelled() => {
-            shared.part_with(GOING, SHUTTING_DOWN);
             connection.as_mut().graceful_shutdown();
             let finished = timeout(FINISH, &mut connection).await;
             shared.close(GOING, SHUTTING_DOWN);
@@ -171,6 +172,7 @@ async fn answer(lent: &Lent, served: &Served, stop: &CancellationToken) -> Resul
                 Err(_) => connection.await,
             }
         }
+        ended = &mut connection => ended,
     };
     ended.map_err(|error| explain(&error))
 }

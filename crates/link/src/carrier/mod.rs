@@ -30,7 +30,7 @@ use self::frame::{Header, broken};
 use self::heartbeat::{Due, Heartbeat};
 use self::output::Output;
 use self::pace::Pace;
-use crate::figures::Shared;
+use crate::figures::{DONE, Shared};
 
 /// How long last words may take, and how much of what the other end says meanwhile is read and left: all that can be under way.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -191,10 +191,7 @@ impl Carrier {
     }
 
     fn say_last(&mut self, status: u16, reason: &str) {
-        let mut payload = status.to_be_bytes().to_vec();
-        // Reasons are ours and short; a control frame carries 125 bytes (RFC 6455 5.5).
-        payload.extend(reason.bytes().take(123));
-        self.output.control(8, &payload);
+        self.output.control(8, &last_words(status, reason));
         self.closing = Some(Instant::now() + FAREWELL);
     }
 
@@ -339,7 +336,11 @@ impl Carrier {
                 8 => {
                     self.shared.set_closed(&payload);
                     if self.closing.is_none() {
-                        self.output.control(8, payload.get(..2).unwrap_or_default());
+                        // Both may leave in the same moment, and the other end wants to know why this one does.
+                        match self.shared.parting() {
+                            (DONE, _) => self.output.control(8, payload.get(..2).unwrap_or_default()),
+                            (status, reason) => self.output.control(8, &last_words(status, &reason)),
+                        }
                     }
                     return Ok(Some(false));
                 }
@@ -501,6 +502,11 @@ impl AsyncWrite for Carrier {
         }
         Pin::new(&mut this.io).poll_shutdown(cx)
     }
+}
+
+/// The payload of a close frame. Reasons are ours and short; a control frame carries 125 bytes (RFC 6455 5.5).
+fn last_words(status: u16, reason: &str) -> Vec<u8> {
+    status.to_be_bytes().into_iter().chain(reason.bytes().take(123)).collect()
 }
 
 #[cfg(test)]
