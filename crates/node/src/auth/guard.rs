@@ -87,7 +87,7 @@ impl Guard {
         tickets.find(credentials.secret.as_deref()?, Instant::now())
     }
 
-    /// A word that stands for what is shown, for [`tickets::LIFE`], to play.
+    /// A word that stands for what is shown, for a minute, to play; and how long that is.
     pub fn ticket(&self, shown: &Shown<'_>) -> Result<(String, Duration), Refusal> {
         let identity = match (shown.upper, &shown.credentials.secret) {
             (None, Some(_)) if self.by_ticket(shown.credentials).is_none() => {
