@@ -19,13 +19,16 @@ pub(super) fn bare(target: &str, request: &Request) -> Option<Response> {
     Some((StatusCode::SEE_OTHER, headers, "the token is the password here: any name will do\n").into_response())
 }
 
-/// The part of a target that is a device's: `/peer/CID/target/NAME` in `/peer/CID/target/NAME/x?y`.
+/// The part of a target that is a device's: `/peer/CID/target/NAME` in `/peer/CID/target/NAME/x?y`, by way of any number of platforms. A path that has
+/// the word elsewhere is none.
 pub(super) fn device(target: &str) -> Option<&str> {
-    const MARK: &str = "/target/";
     let path = target.split('?').next().unwrap_or_default();
-    let name = path.find(MARK)? + MARK.len();
-    let end = path.get(name..)?.find('/').map_or(path.len(), |slash| name + slash);
-    path.get(..end)
+    let mut rest = path;
+    while let Some(below) = rest.strip_prefix("/peer/") {
+        rest = below.get(below.find('/')?..)?;
+    }
+    let name = rest.strip_prefix("/target/")?.split('/').next()?;
+    path.get(..path.len() - rest.len() + "/target/".len() + name.len())
 }
 
 /// Browsers want HTML where they show a page, and say so on each origin; `Sec-Fetch-Dest` they say on secure ones only.
@@ -33,4 +36,26 @@ fn is_page(headers: &HeaderMap) -> bool {
     let accepts = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
     let mut kinds = accepts.flat_map(|value| value.split(','));
     kinds.any(|kind| matches!(kind.split(';').next().unwrap_or_default().trim(), "text/html" | "application/xhtml+xml"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_where_its_platforms_lead() {
+        for (target, part) in [
+            ("/target/cam1", Some("/target/cam1")),
+            ("/target/cam1/x/target/y?z", Some("/target/cam1")),
+            ("/peer/a/target/cam1/?x", Some("/peer/a/target/cam1")),
+            ("/peer/a/peer/b/target/cam1/x", Some("/peer/a/peer/b/target/cam1")),
+            ("/peer/a/api/v1/streams/target/x", None),
+            ("/peer/target/target", None),
+            ("/peer/a?x=/target/cam1", None),
+            ("/peer/a", None),
+            ("/targets/a", None),
+        ] {
+            assert_eq!(device(target), part, "{target}");
+        }
+    }
 }
