@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use super::failures::Failures;
-use super::tickets::{self, Tickets};
+use super::tickets::Tickets;
 use super::{Action, Dialler, Hash, Identity, Resource, Rules, authorize, identify, wrong_token};
 
 /// What somebody shows of himself.
@@ -100,11 +100,8 @@ impl Guard {
             }
         };
         let mut tickets = self.tickets.lock().unwrap_or_else(PoisonError::into_inner);
-        let word = tickets.issue(identity, Instant::now());
-        Ok((
-            word.ok_or_else(|| Refusal::TooMany("too many tickets are out; try again in a minute".into()))?,
-            tickets::LIFE,
-        ))
+        let ticket = tickets.issue(identity, Instant::now());
+        ticket.ok_or_else(|| Refusal::TooMany("too many tickets are out; try again in a minute".into()))
     }
 
     /// Whether somebody may link to this node as the platform `cid`. Never waits, as [`Guard::check`].

@@ -20,8 +20,13 @@ pub(super) struct Tickets {
 }
 
 impl Tickets {
-    /// A new one. None: there are too many.
-    pub(super) fn issue(&mut self, identity: Identity, now: Instant) -> Option<String> {
+    /// One for this identity, and how long it is good: the one that it has while half of its life is left, so that nobody takes up the places of others.
+    /// None: there are too many.
+    pub(super) fn issue(&mut self, identity: Identity, now: Instant) -> Option<(String, Duration)> {
+        let fresh = |(_, (owner, end)): &(&String, &(Identity, Instant))| *owner == identity && *end > now + LIFE / 2;
+        if let Some((word, (_, end))) = self.by_word.iter().find(fresh) {
+            return Some((word.clone(), end.duration_since(now)));
+        }
         if self.by_word.len() >= MOST {
             self.by_word.retain(|_, (_, end)| *end > now);
         }
@@ -32,7 +37,7 @@ impl Tickets {
         getrandom::fill(&mut random).expect("the system has random numbers");
         let word = format!("ticket-{:032x}", u128::from_be_bytes(random));
         self.by_word.insert(word.clone(), (identity, now + LIFE));
-        Some(word)
+        Some((word, LIFE))
     }
 
     /// Whose it is, while it is good.
@@ -53,14 +58,23 @@ mod tests {
     #[test]
     fn one_is_good_for_a_minute_and_there_are_not_more_than_so_many() {
         let (mut tickets, now) = (Tickets::default(), Instant::now());
-        let word = tickets.issue(Identity::Admin, now).unwrap();
+        let (word, life) = tickets.issue(Identity::Admin, now).unwrap();
+        assert_eq!(life, LIFE);
         assert_eq!(tickets.find(&word, now + LIFE - Duration::from_millis(1)), Some(Identity::Admin));
+        assert_eq!(
+            tickets.issue(Identity::Admin, now + LIFE / 4),
+            Some((word.clone(), LIFE * 3 / 4)),
+            "the same again"
+        );
+        let later = tickets.issue(Identity::Admin, now + LIFE / 2).unwrap();
+        assert!(later.0 != word && later.1 == LIFE);
         assert_eq!((tickets.find("ticket-0", now), tickets.find(&word, now + LIFE)), (None, None));
-        for _ in 0..MOST {
-            assert!(tickets.issue(Identity::Admin, now).is_some());
+        let user = |n: usize| Identity::User(n.to_string().into());
+        for n in 1..MOST {
+            assert!(tickets.issue(user(n), now).is_some());
         }
-        assert_eq!(tickets.issue(Identity::Admin, now), None);
-        assert!(tickets.issue(Identity::Admin, now + LIFE).is_some(), "those that are over make room");
+        assert_eq!(tickets.issue(user(0), now), None);
+        assert!(tickets.issue(user(0), now + 2 * LIFE).is_some(), "those that are over make room");
         assert_eq!(tickets.by_word.len(), 1);
     }
 }
