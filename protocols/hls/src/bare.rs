@@ -60,6 +60,8 @@ impl Hls {
             conn.consume(head.bytes);
             let (remote, secure) = (conn.remote(), conn.is_secure());
             let answered = tokio::select! {
+                // What is there is sent also to one who has said all that he will.
+                biased;
                 answered = self.respond(remote, secure, &head, asked) => answered,
                 // A player that leaves while it waits for a part must not be held.
                 () = gone(&mut conn) => return None,
