@@ -78,9 +78,12 @@ impl Lossy {
     }
 }
 
+/// Datagrams on their way to a peer, beside what half a second holds.
+const WAITING: usize = 4096;
+
 /// What the target says to a peer.
 async fn back(outside: Arc<UdpSocket>, inside: Arc<UdpSocket>, peer: SocketAddr, counts: Arc<Counts>) {
-    let (queue, mut waiting) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+    let (queue, mut waiting) = mpsc::channel::<(Instant, Vec<u8>)>(WAITING);
     tokio::spawn(async move {
         while let Some((at, data)) = waiting.recv().await {
             sleep_until(at).await;
@@ -101,7 +104,10 @@ async fn back(outside: Arc<UdpSocket>, inside: Arc<UdpSocket>, peer: SocketAddr,
             }
             free += Duration::from_secs_f64(bytes as f64 / rate as f64);
         }
-        queue.send((free, buffer[..bytes].to_vec())).ok();
+        // A full one loses what comes, as a router does.
+        if queue.try_send((free, buffer[..bytes].to_vec())).is_err() {
+            counts.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
