@@ -11,7 +11,16 @@ export const begin: Begin = (video, stream, report) => {
   if (!Hls.isSupported()) {
     video.src = media(`/play/${inPath(stream)}.m3u8`);
     video.onerror = () => report({ state: 'failed', why: video.error?.message ?? 'hls' });
-    return { stop() { video.removeEventListener('ended', ended); video.removeAttribute('src'); video.load(); }, figures: async () => ({}) };
+    return {
+      stop() {
+        video.removeEventListener('loadeddata', playing);
+        video.removeEventListener('ended', ended);
+        video.onerror = null;
+        video.removeAttribute('src');
+        video.load();
+      },
+      figures: async () => ({}),
+    };
   }
   const hls = new Hls({ lowLatencyMode: true, enableWorker: false, backBufferLength: 10, liveSyncMode: 'edge',
     // In a header, where no log has it.

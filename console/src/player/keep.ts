@@ -57,36 +57,40 @@ export function keep(
       if (!start || over || own !== round) continue;
       const ended = await new Promise<string | null>(done => {
         let shown = false, patience: ReturnType<typeof setTimeout> | undefined;
-        const seen = () => {
+        // What is decoded after this player was given up is another's.
+        const finish = (why: string | null) => {
           clearTimeout(patience);
-          if (over || own !== round || shown) return;
+          video.removeEventListener('loadeddata', seen);
+          done(why);
+        };
+        const seen = () => {
+          if (over || own !== round || shown) return finish(null);
           shown = true;
           wait = FIRST_MS;
           say({ is: 'playing', protocol });
           watch(own);
-          done(null);
+          finish(null);
         };
         const hear = (report: Report) => {
-          if (over || own !== round) return done(null);
+          if (over || own !== round) return finish(null);
           if (report.state === 'playing') {
             video.play().catch(() => {});
             if (!hasPictures()) return seen();
             // Decoded is enough: a browser with many tiles paints them when it can.
             if (video.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA) return seen();
             video.addEventListener('loadeddata', seen, { once: true });
-            patience = setTimeout(() => done('no_picture'), PICTURE_MS);
+            patience = setTimeout(() => finish('no_picture'), PICTURE_MS);
             return;
           }
-          clearTimeout(patience);
           // What has played before it failed did not fail for its protocol.
           if (report.state === 'failed' && !shown) {
             final = report.final ?? false;
-            return done(report.why);
+            return finish(report.why);
           }
-          done(null);
+          finish(null);
           later(report.state === 'failed' ? report.why : 'stream_gone', FIRST_MS);
         };
-        try { player = start(video, name, hear); } catch (error) { done(String(error)); }
+        try { player = start(video, name, hear); } catch (error) { finish(String(error)); }
       });
       // What ended is tried again by `later`; what plays goes on.
       if (ended === null) return;

@@ -41,9 +41,12 @@ export const begin: Begin = (video, stream, report) => {
     };
     await own.setLocalDescription();
     // Not given up half-way: the session would be there, and nobody would know its name.
-    const answer = await turn(() => ask(`/whep/${inPath(stream)}?path=auto`, {
-      method: 'POST', headers: { 'Content-Type': 'application/sdp' }, body: own.localDescription!.sdp,
-    }));
+    const answer = await turn(() => {
+      if (gone.signal.aborted) throw new Error('stopped');
+      return ask(`/whep/${inPath(stream)}?path=auto`, {
+        method: 'POST', headers: { 'Content-Type': 'application/sdp' }, body: own.localDescription!.sdp,
+      });
+    });
     path = answer.headers.get('Culvert-Path') ?? '';
     const location = answer.headers.get('Location');
     if (location) {
