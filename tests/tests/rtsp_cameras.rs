@@ -197,7 +197,8 @@ async fn a_stream_is_pushed_to_another_server_and_pushed_again_when_that_was_awa
     watch(&upper, "from/below", 100).await;
 }
 
-/// GStreamer's RTSP server, as its own example has it.
+/// GStreamer's RTSP server, as its own example has it, with a pipeline for each client: version 1.22 aborts now and then
+/// (`gst_rtsp_media_get_rates`) where one asks for datagrams while another is served the same by TCP.
 const GST_SERVER: &str = r#"
 import gi, sys
 gi.require_version('Gst', '1.0'); gi.require_version('GstRtspServer', '1.0')
@@ -206,7 +207,6 @@ Gst.init(None)
 server = GstRtspServer.RTSPServer(); server.set_address('127.0.0.1'); server.set_service('0')
 factory = GstRtspServer.RTSPMediaFactory()
 factory.set_launch('( videotestsrc is-live=true ! video/x-raw,width=320,height=180,framerate=25/1 ! x264enc tune=zerolatency key-int-max=25 ! rtph264pay name=pay0 pt=96 audiotestsrc is-live=true ! alawenc ! rtppcmapay name=pay1 pt=8 )')
-factory.set_shared(True)
 server.get_mount_points().add_factory('/cam', factory); server.attach(None)
 print(server.get_bound_port(), flush=True)
 GLib.MainLoop().run()
@@ -241,7 +241,7 @@ async fn gstreamer_s_server_is_pulled_from_by_tcp_and_by_udp() {
         .await;
         let names: Vec<_> = info.tracks.iter().map(|track| track.codec.name()).collect();
         assert_eq!(names, ["h264", "pcma"], "{choice}");
-        // A shared live source runs on between its viewers: what comes before the first key frame, one a second, is not passed on.
+        // It may begin in the middle of a picture: what comes before the first key frame, one a second, is not passed on.
         assert!(info.dropped < 25 && info.discontinuities == 0, "{info:?}");
         watch(&node, "live/cam", 100).await;
     }

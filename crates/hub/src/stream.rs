@@ -209,12 +209,18 @@ impl Stream {
         }
     }
 
-    /// Frames are missing here, and the timeline goes on: video waits for a key frame, which is marked.
+    /// Frames are missing here, and the timeline goes on: video waits for a key frame, which is marked. Where nothing was passed on yet,
+    /// nothing is missing: a source that is joined in the middle of a picture begins torn.
     pub(crate) fn gap(&self, generation: u64) {
         let mut state = self.lock();
         if state.generation == generation {
+            let mut video = state.tracks.iter().flatten().filter(|t| t.kind() == Kind::Video).peekable();
+            let flows = match video.peek() {
+                Some(_) => video.any(|t| !state.need_key.contains(&t.id)),
+                None => state.meter.frames > 0,
+            };
             state.need_keys();
-            state.bent = true;
+            state.bent |= flows;
         }
     }
 

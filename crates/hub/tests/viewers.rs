@@ -274,6 +274,23 @@ async fn frames_come_with_their_tracks_and_gaps_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn frames_that_are_missing_before_the_first_one_break_nothing() {
+    let hub = small();
+    let publisher = publish(&hub, Identity::anonymous());
+    let figures = || hub.info(&name()).map(|info| (info.frames, info.discontinuities, info.dropped));
+    publisher.gap();
+    publisher.write(frame(0, false, 10)).expect("nobody else publishes");
+    publisher.gap();
+    publisher.write(frame(1, true, 10)).expect("nobody else publishes");
+    assert_eq!(figures(), Some((1, 0, 1)));
+    publisher.gap();
+    publisher.gap();
+    publisher.write(frame(2, false, 10)).expect("nobody else publishes");
+    publisher.write(frame(3, true, 10)).expect("nobody else publishes");
+    assert_eq!(figures(), Some((2, 1, 2)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn wishes_reach_the_publisher() {
     let hub = small();
     let publisher = publish(&hub, Identity::anonymous());
