@@ -135,20 +135,27 @@ async fn a_viewer_whose_network_is_too_narrow_gets_fewer_pictures_and_all_the_so
     // Half of what the stream has.
     path.narrow(135_000);
     let (url, port) = (node.url("http", "/whep/live/a"), path.port.to_string());
-    let gaps = until("pictures to be left out", async || {
-        let sessions = node.json("/api/v1/sessions").await;
-        sessions["items"].as_array()?.iter().find(|session| session["gaps"].as_u64() > Some(0)).map(drop)
-    });
+    // What it learns from is what gets lost at first; from then on little may.
+    let learnt = async {
+        until("pictures to be left out", async || {
+            let sessions = node.json("/api/v1/sessions").await;
+            sessions["items"].as_array()?.iter().find(|session| session["gaps"].as_u64() > Some(0)).map(drop)
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        path.counts()
+    };
     let arguments = [url.as_str(), port.as_str()];
-    let (played, ()) = tokio::join!(browse(test, "whep.mjs", &node, &arguments), gaps);
+    let (played, before) = tokio::join!(browse(test, "whep.mjs", &node, &arguments), learnt);
     let Some(played) = played else { return };
     let of = |kind: &str, what: &str| played[kind][what].as_f64().unwrap();
     assert_eq!((&played["status"], &played["state"]), (&201.into(), &"connected".into()), "{played}");
     let pictures = (SECONDS * 25) as f64;
-    assert!((0.2 * pictures..0.9 * pictures).contains(&of("video", "decoded")), "{played}");
+    assert!((0.1 * pictures..0.9 * pictures).contains(&of("video", "decoded")), "{played}");
     assert!(of("audio", "concealed") < 0.2 * of("audio", "samples"), "{played}");
     let (came, lost) = path.counts();
-    assert!(lost * 5 < came, "{lost} of {came} were sent for nothing");
+    let (came, lost) = (came - before.0, lost - before.1);
+    assert!(came > 300 && lost * 20 < came * 3, "{lost} of {came} were sent for nothing");
 }
 
 #[tokio::test(flavor = "multi_thread")]

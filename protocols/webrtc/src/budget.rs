@@ -26,9 +26,11 @@ const BEST_OF: Duration = Duration::from_secs(30);
 /// Each second that goes well adds so much.
 const MORE: f64 = 1.08;
 /// So many seconds in a row there was room for half as much again: then it is not held back any more.
-const CALM: u32 = 5;
+const CALM: f64 = 5.0;
+/// What is said within so long of holding something back is about what went out before.
+const SETTLE: Duration = Duration::from_millis(900);
 
-/// What a viewer said of the last second.
+/// What a viewer said of the last while, a second at the most.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Report {
     /// The part that was lost, 0 to 1.
@@ -52,7 +54,10 @@ pub(crate) struct Budget {
     best: [Option<Duration>; 2],
     best_since: Instant,
     last: Option<Duration>,
-    calm: u32,
+    /// For how many seconds.
+    calm: f64,
+    /// Until then nothing is learnt.
+    settled: Instant,
 }
 
 impl Budget {
@@ -68,7 +73,8 @@ impl Budget {
             best: [None; 2],
             best_since: now,
             last: None,
-            calm: 0,
+            calm: zero,
+            settled: now,
         }
     }
 
@@ -109,7 +115,7 @@ impl Budget {
     /// Learns from what a viewer said.
     pub(crate) fn handle_report(&mut self, now: Instant, report: Report) {
         let seconds = now.saturating_duration_since(self.reported).as_secs_f64();
-        if seconds < 0.1 {
+        if seconds < 0.1 || now < self.settled {
             return;
         }
         self.reported = now;
@@ -118,7 +124,7 @@ impl Budget {
         let loss = f64::from(report.loss.unwrap_or(0.0)).clamp(0.0, 1.0);
         let (queue, growth) = self.queue(now, report.rtt);
         if loss > LOST.1 || queue > QUEUE {
-            self.calm = 0;
+            self.calm = 0.0;
             // It is getting shorter by itself: what was done is enough.
             if loss <= LOST.1 && growth < 0.0 && self.rate.is_some() {
                 return;
@@ -128,10 +134,12 @@ impl Budget {
             let margin = if queue > QUEUE { 0.85 } else { 1.0 - loss / 2.0 };
             let rate = (arrived * margin).min(self.rate.unwrap_or(FREE)).max(LEAST);
             self.rate = Some(rate);
+            self.settled = now + SETTLE;
         } else if let (Some(rate), true) = (self.rate, loss < LOST.0 && queue < QUEUE / 2) {
-            self.calm = if rate > 1.5 * wanted { self.calm + 1 } else { 0 };
+            self.calm = if rate > 1.5 * wanted { self.calm + seconds } else { 0.0 };
             let is_used = sent > 0.6 * rate || wanted > rate;
-            self.rate = (self.calm < CALM).then_some(if is_used { rate * MORE + 1000.0 } else { rate });
+            let more = rate * MORE.powf(seconds) + 1000.0 * seconds;
+            self.rate = (self.calm < CALM).then_some(if is_used { more } else { rate });
         }
     }
 

@@ -82,7 +82,7 @@ impl Drop for Open {
 }
 
 /// How often it is looked at what peers say of their networks.
-const REPORTS: Duration = Duration::from_secs(1);
+const REPORTS: Duration = Duration::from_millis(500);
 
 /// What goes wrong, with what to tell: status, a stable word, a sentence.
 pub(crate) struct Fault(pub(crate) u16, pub(crate) &'static str, pub(crate) String);

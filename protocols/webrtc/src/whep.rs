@@ -249,7 +249,7 @@ impl Run<'_> {
         }
     }
 
-    /// What it says of how its network does, once a second.
+    /// What it says of how its network does, twice a second.
     fn hear_report(&mut self, loss: Option<f32>, rtt: Option<Duration>) {
         let Report { loss: reported, rtt: answered } = std::mem::take(&mut self.report);
         let was_free = self.budget.bits_per_second().is_none();
