@@ -4,7 +4,7 @@
 use culvert_hub::Identity;
 use culvert_media::Time;
 use culvert_node::camera::{AudioChoice, VideoChoice};
-use culvert_tests::browser::{SECONDS, browse};
+use culvert_tests::browser::{SECONDS, browse, browse_all};
 use culvert_tests::ffmpeg::Media;
 use culvert_tests::media::{Script, drive, into_hub, publisher, recorded};
 use culvert_tests::{Ffmpeg, TestNode};
@@ -16,7 +16,7 @@ async fn plays(test: &str, media: Media, sound: &str) {
     // By RTSP, for this ffmpeg knows no Opus in FLV.
     let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
+    let Some(played) = browse_all(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
     let mime = played["mime"].as_str().unwrap();
     assert!(mime.starts_with("video/mp4; codecs=\"avc1.") && mime.ends_with(&format!(",{sound}\"")), "{played}");
     assert_eq!((&played["width"], &played["height"]), (&320.into(), &180.into()), "{played}");
@@ -45,7 +45,7 @@ async fn chromium_hears_the_g711_of_a_camera() {
     let node = TestNode::start("");
     let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Pcma));
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
+    let Some(played) = browse_all(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
     assert!(played["mime"].as_str().unwrap().ends_with(",opus\""), "{played}");
     assert_eq!((&played["errors"], &played["stalls"]), (&Value::Array(vec![]), &0.into()), "{played}");
     assert!(played["frames"].as_u64().unwrap() >= SECONDS * 25 * 9 / 10, "{played}");
@@ -57,7 +57,9 @@ async fn plays_by_hls_js(test: &str, media: Media, sound: &str) {
     let node = TestNode::start("");
     let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "hls.mjs", &node, &[&node.url("http", "/play/live/a.m3u8")]).await else { return };
+    let Some(played) = browse_all(test, "hls.mjs", &node, &[&node.url("http", "/play/live/a.m3u8")]).await else {
+        return;
+    };
     let codecs = played["levels"][0]["codecs"].as_str().unwrap();
     assert!(codecs.starts_with("avc1.") && codecs.ends_with(sound), "{played}");
     assert_eq!((&played["width"], &played["height"]), (&320.into(), &180.into()), "{played}");

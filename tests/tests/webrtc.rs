@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use culvert_media::Codec;
 use culvert_node::camera::{AudioChoice, VideoChoice};
-use culvert_tests::browser::{SECONDS, browse};
+use culvert_tests::browser::{SECONDS, browse, browse_all};
 use culvert_tests::cascade::Pair;
 use culvert_tests::ffmpeg::Media;
 use culvert_tests::http::{Answer, exchange, request};
@@ -45,7 +45,9 @@ async fn plays(test: &str, media: Media, way: &str, video: &str, audio: &str) {
     // By RTSP, for this ffmpeg knows no Opus in FLV.
     let _publisher = five.publish(media, &node.url("rtsp", "/live/a"));
     node.until_live("live/a").await;
-    let Some(played) = browse(test, "whep.mjs", &node, &[&node.url("http", "/whep/live/a"), way]).await else { return };
+    let Some(played) = browse_all(test, "whep.mjs", &node, &[&node.url("http", "/whep/live/a"), way]).await else {
+        return;
+    };
     assert_played(&played, way, video, audio);
     until("the viewer to be gone", async || (node.stream("live/a")?.viewers == 0).then_some(())).await;
     let streams = async || (node.metric("culvert_webrtc_streams{}").await == 0.0).then_some(());
@@ -70,7 +72,7 @@ async fn a_player_whose_network_changes_begins_ice_anew_and_goes_on() {
     let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Opus));
     node.until_live("live/a").await;
     let url = node.url("http", "/whep/live/a");
-    let Some(played) = browse(test, "whep.mjs", &node, &[&url, "restart"]).await else { return };
+    let Some(played) = browse_all(test, "whep.mjs", &node, &[&url, "restart"]).await else { return };
     let fragment = "application/trickle-ice-sdpfrag";
     assert_eq!((&played["stale"], &played["restart"]), (&412.into(), &json!([200, fragment, true])), "{played}");
     assert_played(&played, "udp", "video/H264", "audio/opus");
@@ -86,7 +88,7 @@ async fn chromium_plays_vp8_vp9_and_av1_and_comes_by_ipv6() {
         let publisher = nine.publish(media, &node.url("rtsp", &format!("/{stream}")));
         node.until_live(&stream).await;
         let url = node.url("http", &format!("/whep/{stream}"));
-        let Some(played) = browse(test, "whep.mjs", &node, &[&url, "udp"]).await else { return };
+        let Some(played) = browse_all(test, "whep.mjs", &node, &[&url, "udp"]).await else { return };
         assert_played(&played, "udp", &format!("video/{codec}"), "audio/opus");
         drop(publisher);
     }
@@ -165,13 +167,13 @@ async fn chromium_plays_a_platforms_stream_from_the_upper_with_the_g711_of_its_c
     let _publishing = into_hub(&pair.lower, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Pcma));
     pair.lower.until_live("live/a").await;
     let url = pair.upper.url("http", "/whep/live/a-edge1");
-    let Some(played) = browse(test, "whep.mjs", &pair.upper, &[&url, "udp"]).await else { return };
+    let Some(played) = browse_all(test, "whep.mjs", &pair.upper, &[&url, "udp"]).await else { return };
     assert_played(&played, "udp", "video/H264", "audio/PCMA");
     pair.until_relays(0).await;
     // Asked through the upper the lower answers by itself, and the media goes past the upper: here both are on this machine.
     let before = pair.up_bytes();
     let url = pair.upper.url("http", "/peer/edge1/whep/live/a");
-    let Some(played) = browse(test, "whep.mjs", &pair.upper, &[&url, "udp"]).await else { return };
+    let Some(played) = browse_all(test, "whep.mjs", &pair.upper, &[&url, "udp"]).await else { return };
     assert_played(&played, "udp", "video/H264", "audio/PCMA");
     assert_eq!(pair.relays(), 0);
     assert!(pair.up_bytes() - before < 200_000, "{}", pair.up_bytes() - before);
