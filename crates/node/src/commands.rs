@@ -11,6 +11,7 @@ use culvert_live::{Push, PushNews};
 use culvert_media::Cid;
 use culvert_net::{DialOptions, tls};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::Node;
 use crate::camera::{AudioChoice, Camera, Clip, VideoChoice};
@@ -105,17 +106,21 @@ fn serve(file: &Option<std::path::PathBuf>, over: &cli::Serve, demo: Option<u16>
     over.apply(&mut config, filter.as_deref()).map_err(|why| Failed(2, anyhow::anyhow!(why)))?;
     let runtime = begin(&config)?;
     let served = runtime.block_on(async {
+        // Before anybody can see that the node is there: what is not listened for ends a process at once.
+        let mut signals = Signals::new()?;
         if demo.is_some() {
             let demo = Demo::start(&config)?;
             demo.show()?;
             let reload = || tracing::info!("a demo reads no configuration");
-            return until_told(reload, demo.drain()).await;
+            signals.until_told(reload, demo.drain()).await;
+            return Ok(());
         }
         let node = Node::start(&config)?;
         if node.identity.first_start {
             greet(&node)?;
         }
-        until_told(|| reload(&node, file, over), node.drain()).await
+        signals.until_told(|| reload(&node, file, over), node.drain()).await;
+        anyhow::Ok(())
     });
     // A second signal, or a drain that took too long: nothing waits for tasks that are left.
     runtime.shutdown_background();
@@ -131,27 +136,39 @@ fn greet(node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves until the first SIGTERM or Ctrl-C, then drains; a second one ends at once. SIGHUP reads the configuration
-/// again.
-async fn until_told(reload: impl Fn(), drain: impl Future<Output = ()>) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
+/// What is sent to this process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Serves until the first SIGTERM or Ctrl-C, then drains; a second one ends at once. SIGHUP reads the configuration
+    /// again.
+    async fn until_told(&mut self, reload: impl Fn(), drain: impl Future<Output = ()>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.hangup.recv() => reload(),
+            }
+        }
+        tracing::info!("draining; a second signal ends at once");
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(),
+            () = drain => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
-    tracing::info!("draining; a second signal ends at once");
-    tokio::select! {
-        () = drain => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }
 
 fn reload(node: &Node, file: &Option<std::path::PathBuf>, over: &cli::Serve) {
