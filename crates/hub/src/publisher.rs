@@ -26,6 +26,8 @@ pub struct Publisher {
     session: Session,
     /// Behind a lock so that one task may wait for wishes and for viewers at once.
     wishes: Mutex<mpsc::Receiver<Wish>>,
+    /// How many watch, and whether that changed since this publisher began.
+    viewers_since: watch::Receiver<usize>,
     end: End,
 }
 
@@ -37,7 +39,8 @@ impl Publisher {
         session: Session,
         wishes: mpsc::Receiver<Wish>,
     ) -> Publisher {
-        Publisher { hub, stream, generation, session, wishes: Mutex::new(wishes), end: End::Lost }
+        let viewers_since = stream.audience.viewers.subscribe();
+        Publisher { hub, stream, generation, session, wishes: Mutex::new(wishes), viewers_since, end: End::Lost }
     }
 
     /// The stream's name.
@@ -83,11 +86,12 @@ impl Publisher {
     /// Ends the stream once nobody has watched it for `grace`, or at once when the last one left
     /// [for good](crate::Subscriber::leave); a first viewer has until `first` to come. Returns after that. Whoever asks to play in the same moment is either counted, and the stream goes on, or finds it ended.
     pub async fn end_unwatched(&self, first: Duration, grace: Duration) {
-        let mut viewers = self.viewers();
+        // From when this publisher began: who came and went before this was first polled has been there, too.
+        let mut viewers = self.viewers_since.clone();
         let mut patience = first;
         loop {
             // The sender lives in the stream, which this holds.
-            if timeout(patience, viewers.wait_for(|n| *n > 0)).await.is_err() {
+            if *viewers.borrow() == 0 && timeout(patience, viewers.changed()).await.is_err() {
                 if self.stream.end_unwatched(self.generation, End::Finished) {
                     self.hub.remove(&self.stream);
                     return;

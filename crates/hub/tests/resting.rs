@@ -135,3 +135,18 @@ async fn a_stream_on_demand_ends_at_once_when_the_last_viewer_leaves_for_good_an
         assert!(hub.info(&name()).is_none());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_viewer_who_came_and_went_before_anybody_looked_was_the_first_one() {
+    let hub = Hub::new(HubLimits::default());
+    let publisher = hub.publish(&name(), source(), Identity::anonymous()).expect("the name is free");
+    publisher.set_tracks(tracks());
+    drop(read(&hub));
+    let begun = tokio::time::Instant::now();
+    publisher.end_unwatched(Duration::from_secs(10), Duration::from_secs(1)).await;
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    let publisher = hub.publish(&name(), source(), Identity::anonymous()).expect("the name is free");
+    let begun = tokio::time::Instant::now();
+    publisher.end_unwatched(Duration::from_secs(10), Duration::from_secs(1)).await;
+    assert_eq!(begun.elapsed().as_secs(), 10, "nobody came");
+}
