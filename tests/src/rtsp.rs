@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::wait::soon;
+use crate::wait::{soon, until};
 
 /// A client on its connection.
 pub struct Client {
@@ -181,7 +181,8 @@ impl Camera {
 
     /// At this port.
     pub async fn at(port: u16, quirks: Quirks) -> Camera {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
+        // One that was there before ends when its task is looked at next.
+        let listener = until("the port", async || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.ok()).await;
         let address = listener.local_addr().expect("it listens");
         let playing = Arc::new(AtomicUsize::new(0));
         let counted = playing.clone();

@@ -113,7 +113,7 @@ async fn a_machine_may_link_to_itself_without_a_token_but_not_as_itself_nor_for_
         assert_eq!(status, 403, "{headers:?}: {why}");
     }
     let named_so = TestNode::named("top", 0, &uppers(&[format!("url: \"ws://{}\"", upper.address())]));
-    let row = until_upper(&named_so, "waiting", |row| row["state"] == "waiting").await;
+    let row = until_upper(&named_so, "waiting", |row| row["state"] == "waiting" && row["error"].is_string()).await;
     assert!(row["error"].as_str().unwrap().contains("own id"), "{row}");
     let linked = below("edge1", upper.address());
     let row = until_linked(&upper, "edge1").await;

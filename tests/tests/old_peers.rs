@@ -442,7 +442,7 @@ async fn a_stream_of_an_old_lower_is_pushed_while_somebody_watches_and_stopped_a
         drop((one, other));
         let left = Instant::now();
         until("the push to be stopped", async || (orders(&asked).len() == round * 2).then_some(())).await;
-        assert!((0.9..3.0).contains(&left.elapsed().as_secs_f64()), "{:?}", left.elapsed());
+        assert!((0.9..8.0).contains(&left.elapsed().as_secs_f64()), "{:?}", left.elapsed());
         upper.until_gone("live/test-test-c001").await;
     }
     let orders = orders(&asked);
