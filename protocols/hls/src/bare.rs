@@ -3,8 +3,11 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -13,7 +16,7 @@ use culvert_media::NameError;
 use culvert_net::Conn;
 use culvert_net::http1::{HEAD_BYTES, Head};
 use http::{HeaderMap, StatusCode};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::body::Pieces;
@@ -58,17 +61,21 @@ impl Hls {
         conn.set_notsent_lowat(UNSENT_BYTES);
         while let Some(asked) = asked(&head) {
             conn.consume(head.bytes);
-            let (remote, secure) = (conn.remote(), conn.is_secure());
-            let answered = tokio::select! {
-                // What is there is sent also to one who has said all that he will.
-                biased;
-                answered = self.respond(remote, secure, &head, asked) => answered,
-                // A player that leaves while it waits for a part must not be held.
-                () = gone(&mut conn) => return None,
-                () = self.hub().draining() => return None,
+            let (remote, secure, is_last) = (conn.remote(), conn.is_secure(), is_last(&head));
+            let answered = {
+                // On the heap, for players rest longer than they ask.
+                let respond = Box::pin(self.respond(remote, secure, head, asked));
+                tokio::select! {
+                    // What is there is sent also to one who has said all that he will.
+                    biased;
+                    answered = respond => answered,
+                    // A player that leaves while it waits for a part must not be held.
+                    () = gone(&mut conn) => return None,
+                    () = self.hub().draining() => return None,
+                }
             };
             answered.write(&mut conn).await.ok()?;
-            if is_last(&head) {
+            if is_last {
                 timeout(STALLED, conn.shutdown()).await.ok();
                 return None;
             }
@@ -84,9 +91,10 @@ impl Hls {
         &self,
         remote: SocketAddr,
         secure: bool,
-        head: &Head,
+        head: Head,
         asked: Result<Request, NameError>,
     ) -> Answered {
+        let is_last = is_last(&head);
         let answer = match asked {
             Ok(request) => {
                 let sender = Sender::of_fields(remote, secure, |name| head.header(name));
@@ -95,15 +103,10 @@ impl Hls {
             Err(why) => Err(self.bad_name(&why)),
         };
         match answer {
-            Ok((kind, pieces)) => Answered::new(StatusCode::OK, &headers(kind), pieces, is_last(head)),
+            Ok((kind, pieces)) => Answered::new(StatusCode::OK, &headers(kind), pieces, is_last),
             Err(fault) => {
                 let (parts, body) = error(fault).into_parts();
-                Answered::new(
-                    parts.status,
-                    &parts.headers,
-                    Pieces::new(std::iter::once(Bytes::from(body))),
-                    is_last(head),
-                )
+                Answered::new(parts.status, &parts.headers, Pieces::new(std::iter::once(Bytes::from(body))), is_last)
             }
         }
     }
@@ -142,20 +145,25 @@ impl Answered {
     /// The connection broke, or the peer took nothing for [`STALLED`].
     async fn write(mut self, conn: &mut Conn) -> io::Result<()> {
         while !self.rest.is_empty() {
-            let mut slices = [IoSlice::new(&[]); AT_ONCE];
-            let mut count = 0;
-            for (slice, piece) in slices.iter_mut().zip(&self.rest) {
-                *slice = IoSlice::new(piece);
-                count += 1;
-            }
-            let slices = slices.get(..count).unwrap_or_default();
-            let taken = timeout(STALLED, conn.write_vectored(slices)).await.map_err(|_| io::ErrorKind::TimedOut)??;
+            let taken = timeout(STALLED, poll_fn(|context| self.poll_write(conn, context)));
+            let taken = taken.await.map_err(|_| io::ErrorKind::TimedOut)??;
             if taken == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             self.advance(taken);
         }
         timeout(STALLED, conn.flush()).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+
+    /// The list of pieces is made anew each time, so that none is kept while the peer takes nothing.
+    fn poll_write(&self, conn: &mut Conn, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); AT_ONCE];
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(&self.rest) {
+            *slice = IoSlice::new(piece);
+            count += 1;
+        }
+        Pin::new(conn).poll_write_vectored(context, slices.get(..count).unwrap_or_default())
     }
 
     fn advance(&mut self, mut taken: usize) {

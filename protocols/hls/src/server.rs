@@ -92,7 +92,8 @@ impl Hls {
     /// `is_look`: it is HEAD.
     pub(crate) async fn answer(&self, request: Request, sender: &Sender<'_>, is_look: bool, query: &str) -> Found {
         match request {
-            Request::Begin(stream, folder) => self.begin(stream, &folder, sender, is_look, query).await,
+            // On the heap: it is rare, and its room would be kept by all who wait for a part.
+            Request::Begin(stream, folder) => Box::pin(self.begin(stream, &folder, sender, is_look, query)).await,
             Request::Of(stream, sid, what) => {
                 let visit = self.viewers.of(sid, &stream).await?;
                 match what {

@@ -150,7 +150,7 @@ impl Viewers {
         // Who watches is asked for leave only, who comes back is let in as well.
         let answer = match seat {
             Some(seat) => self.gate().may(&ask).await.map(|_| seat).map_err(No::from),
-            None => self.admit(&ask).await.map(|(seat, _)| seat),
+            None => Box::pin(self.admit(&ask)).await.map(|(seat, _)| seat),
         };
         let before = {
             let (now, mut table) = (Instant::now(), self.table());
