@@ -27,8 +27,9 @@ use crate::{proc, report};
 
 /// The stream's age before anybody watches.
 const STREAM_AGE: Duration = Duration::from_secs(2);
-/// From the first viewer, for whom the window is begun, to the others.
-const BEGIN: Duration = Duration::from_secs(5);
+/// From the first viewer, for whom the window is begun, to the others: until it is full (twice six segments of two seconds and two more), or what it
+/// grows by would be counted as theirs.
+const BEGIN: Duration = Duration::from_secs(32);
 /// From the last viewer's joining to the window.
 const WARM_UP: Duration = Duration::from_secs(4);
 /// Viewers join so far apart, as people do.
