@@ -160,8 +160,11 @@ impl Hub {
                     // It ended in this moment; who ended it takes it off the map.
                     continue;
                 }
-                // It was reserved and its tracks are about to come; that bound is counted once.
-                Some(_) if !std::mem::replace(&mut seen, true) => deadline = deadline.max(Instant::now() + TRACKS_WAIT),
+                // It was reserved and its tracks are about to come; that bound is counted once, and is not for what is started here, which has
+                // one of its own.
+                Some(_) if starting.is_none() && !std::mem::replace(&mut seen, true) => {
+                    deadline = deadline.max(Instant::now() + TRACKS_WAIT);
+                }
                 Some(_) => {}
                 None if starting.is_none() && starts < STARTS => {
                     starting = demand.start(name);

@@ -1,7 +1,7 @@
 //! Viewers of a hub, over pipes instead of sockets: who gets what, who is dropped, and that nothing is left behind.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use culvert_hub::{
 };
 use culvert_media::{Chunk, Codec, Frame, Mux, StreamName, Time, Track, TrackId, Tracks};
 use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 const VIDEO: TrackId = TrackId(0);
@@ -354,13 +355,39 @@ async fn a_viewer_of_a_missing_stream_waits_as_long_as_the_gate_says_and_no_long
     assert_eq!(hub.figures().refusals().iter().map(|(_, _, n)| n).sum::<u64>(), 3);
 }
 
+/// Starts a source that has its name and never says what it sends.
+struct Silent(Hub, Mutex<Option<(Publisher, watch::Sender<Option<Refusal>>)>>);
+
+impl Demand for Silent {
+    fn start(&self, name: &StreamName) -> Option<Starting> {
+        let (sender, failed) = watch::channel(None);
+        let publisher = self.0.publish(name, source(), Identity::anonymous()).expect("the name is free");
+        *self.1.lock().expect("nobody panics") = Some((publisher, sender));
+        Some(Starting { timeout: Duration::from_secs(1), failed })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_says_nothing_is_waited_for_as_long_as_it_is_given() {
+    let hub = small();
+    let silent = Arc::new(Silent(hub.clone(), Mutex::default()));
+    let gate = Gate::new(hub.clone(), Arc::new(Everybody(Duration::ZERO)), silent);
+    let begun = tokio::time::Instant::now();
+    let refused = gate.play(&ask()).await.err();
+    assert!(matches!(refused, Some(Refusal::NotStarted(_))), "{refused:?}");
+    assert_eq!(begun.elapsed().as_secs(), 1);
+    // Of whoever publishes by himself it is not known how long he takes.
+    assert!(matches!(gate.play(&ask()).await.err(), Some(Refusal::NotStarted(_))));
+    assert_eq!(begun.elapsed().as_secs(), 11);
+}
+
 /// Starts what ends at once and says nothing, and counts how often.
 struct Mute(AtomicUsize);
 
 impl Demand for Mute {
     fn start(&self, _: &StreamName) -> Option<Starting> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Some(Starting { timeout: Duration::from_secs(3), failed: tokio::sync::watch::channel(None).1 })
+        Some(Starting { timeout: Duration::from_secs(3), failed: watch::channel(None).1 })
     }
 }
 
