@@ -248,9 +248,9 @@ impl Hub {
         Some(Subscriber::new(stream, session))
     }
 
-    /// How many watch a stream, and news of it. None: there is no such stream.
+    /// How many watch a stream, and whether that changed since it began. None: there is no such stream.
     pub fn viewers(&self, name: &StreamName) -> Option<watch::Receiver<usize>> {
-        self.find(name).map(|stream| stream.audience.viewers.subscribe())
+        self.find(name).map(|stream| stream.viewers_since.clone())
     }
 
     /// Ends a stream, and its publisher, unless somebody watches. Whoever asks to play in the same moment is either counted, and

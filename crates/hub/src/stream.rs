@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::SystemTime;
 
 use culvert_media::{Frame, Kind, Mux, StreamName, Track, TrackId, Tracks};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::figures::Meter;
@@ -141,6 +141,8 @@ pub(crate) struct Stream {
     /// A new frame, or the end.
     pub(crate) changed: Notify,
     pub(crate) audience: Audience,
+    /// How many watch, and whether that changed since the stream began.
+    pub(crate) viewers_since: watch::Receiver<usize>,
 }
 
 impl Stream {
@@ -150,6 +152,7 @@ impl Stream {
         publisher: Arc<SessionFigures>,
         wishes: mpsc::Sender<Wish>,
     ) -> Stream {
+        let audience = Audience::default();
         Stream {
             name,
             // Not a secret; where there is no randomness, the time tells two lives apart.
@@ -174,7 +177,8 @@ impl Stream {
                 upstream: None,
             }),
             changed: Notify::new(),
-            audience: Audience::default(),
+            viewers_since: audience.viewers.subscribe(),
+            audience,
         }
     }
 

@@ -196,8 +196,11 @@ impl Push {
         let grace = times.grace.max(LEAST_GRACE);
         let mut patience = times.start_timeout + grace;
         loop {
+            let is_watched = *viewers.borrow() > 0;
+            // Also one who came and went before this was polled.
+            let come = async { is_watched || viewers.changed().await.is_ok() };
             let came = tokio::select! {
-                waited = timeout(patience, viewers.wait_for(|n| *n > 0)) => waited.map(|came| came.is_ok()),
+                came = timeout(patience, come) => came,
                 () = stop.cancelled() => return Ok(()),
             };
             match came {
