@@ -21,6 +21,8 @@ use crate::stream::{End, Stream, StreamInfo, WISHES, Wish};
 
 /// How long a viewer waits for a publisher that has begun but not yet said what its tracks are.
 const TRACKS_WAIT: Duration = Duration::from_secs(10);
+/// What starts a stream has the same bound and knows better why nothing came: so much longer it has the word.
+const WORDS: Duration = Duration::from_secs(1);
 /// How often a viewer has a stream started that ends before he is let in.
 const STARTS: usize = 4;
 /// News that a slow listener may fall behind by before it must list again.
@@ -170,7 +172,7 @@ impl Hub {
                     starting = demand.start(name);
                     starts += 1;
                     if let Some(starting) = &starting {
-                        deadline = deadline.max(Instant::now() + starting.timeout);
+                        deadline = deadline.max(Instant::now() + starting.timeout + WORDS);
                     }
                 }
                 None => {}
