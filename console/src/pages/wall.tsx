@@ -3,7 +3,7 @@ import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { bits, tracks } from '../format';
 import { PROTOCOLS } from '../player';
 import type { Choice } from '../player/keep';
-import { useRoute, write } from '../route';
+import { read, useRoute, write } from '../route';
 import { playable, useStore } from '../store';
 import { t, word } from '../text';
 import { Tile, type Tiled } from '../tile';
@@ -55,7 +55,9 @@ export function WallPage() {
   };
   // One that nobody has set up yet begins with what is there, and is kept once somebody changes it.
   useEffect(() => {
-    if (parse(query)) return;
+    // Where somebody has just gone elsewhere, that is shown next.
+    const now = read();
+    if (parse(query) || now.page !== 'wall' || now.query.toString() !== query.toString()) return;
     const last = localStorage.getItem(LAST), add = query.get('add');
     if (add) {
       const before = parse(new URLSearchParams(last?.split('?', 2)[1] ?? '')) ?? sized({ count: 1, tiles: [] });
