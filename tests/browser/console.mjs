@@ -36,7 +36,7 @@ const tiles = page => page.$$eval('.tile', all => all.map(tile => {
     width: video.videoWidth, at: video.currentTime, text: tile.querySelector('.veil')?.textContent ?? '' };
 }));
 const wait = ms => new Promise(done => setTimeout(done, ms));
-/** How many pictures the first tile shows in two seconds: in the first two of twenty in which it moves, for a stream that is held may show its last one before it goes on. */
+/** How many pictures the first tile shows in two seconds, once it moves; it has twenty for that. A stream that is held may show its last picture before it goes on. */
 async function moves(page) {
   let frames = 0;
   for (let turn = 0; turn < 10 && frames <= 10; turn++) {
