@@ -1,7 +1,9 @@
 //! One peer: its [`Rtc`], and the ways to it.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,17 +14,25 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::answer::{fragment, placed, restarted};
-use crate::proof::{Proof, Remote, Verdict};
+use crate::keys::{Agreed, Keys};
+use crate::proof::{ASK, Proof, Remote, Verdict};
 use crate::routes::{Datagram, Entry, Path};
 use crate::session::Restart;
 use crate::udp::Udp;
 
 /// Most bytes that go to the kernel at once (its own limit is 64 KiB).
 const BURST_BYTES: usize = 60 << 10;
+/// The first bytes of RTP and RTCP (RFC 7983 7).
+const MEDIA: RangeInclusive<u8> = 128..=191;
 /// Addresses of one peer.
 const PEERS: usize = 32;
 /// Most packets of a burst.
 pub(crate) const ROOM: usize = 128;
+
+thread_local! {
+    /// Where bursts are put together: no peer needs a place of its own for what is gone when its task rests.
+    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A peer and how to reach it.
 pub(crate) struct Link {
@@ -30,6 +40,7 @@ pub(crate) struct Link {
     /// What it was begun with.
     offer: String,
     udp: Option<Udp>,
+    most_at_once: usize,
     entry: Entry,
     inbox: mpsc::Receiver<Datagram>,
     asked: mpsc::Receiver<Restart>,
@@ -39,8 +50,12 @@ pub(crate) struct Link {
     peers: HashMap<SocketAddr, Option<IpAddr>>,
     /// Where it is known that somebody wants this.
     proof: Proof,
-    /// The last address that something else than ICE went to, and whether by TCP.
-    sent_to: Option<Path>,
+    /// The path that the agents have agreed upon.
+    path: Option<Path>,
+    /// What this end says of its media is said elsewhere: the agent's own reports do not go out. Two that count their packets apart would use
+    /// a number of a key twice.
+    is_silent: bool,
+    keys: Keys,
     burst: Burst,
     refused: u64,
 }
@@ -63,18 +78,21 @@ struct Burst {
 }
 
 impl Link {
+    /// `is_silent`: media goes out by [`Link::send_media`] alone, and nothing of it by the agent.
     pub(crate) fn new(
-        rtc: Rtc,
+        (rtc, keys): (Rtc, Keys),
         offer: String,
         proof: Proof,
         udp: Option<Udp>,
         entry: Entry,
         (inbox, asked): (mpsc::Receiver<Datagram>, mpsc::Receiver<Restart>),
         own: Vec<SocketAddr>,
+        is_silent: bool,
     ) -> Link {
         Link {
             rtc,
             offer,
+            most_at_once: udp.as_ref().map_or(1, Udp::most_at_once),
             udp,
             entry,
             inbox,
@@ -82,10 +100,17 @@ impl Link {
             own,
             peers: HashMap::new(),
             proof,
-            sent_to: None,
+            path: None,
+            is_silent,
+            keys,
             burst: Burst::default(),
             refused: 0,
         }
+    }
+
+    /// What was agreed upon for SRTP, once.
+    pub(crate) fn keys(&self) -> Option<Agreed> {
+        self.keys.take()
     }
 
     /// The next thing for it. None: its entry is gone. Cancel safe.
@@ -167,43 +192,89 @@ impl Link {
         // We speak to those alone whose requests had the right checksum.
         self.entry.bind(Path { tcp, peer });
         let data: Vec<u8> = transmit.contents.into();
+        let first = data.first().copied().unwrap_or_default();
         // All but ICE itself, whose first two bits and the next five are 0 (RFC 7983 7).
-        if data.first().is_some_and(|first| *first > 3) {
-            match self.proof.may(Instant::now(), peer) {
-                Verdict::Send => self.sent_to = Some(Path { tcp, peer }),
-                Verdict::Ask(question) => return self.put(tcp, peer, question),
-                Verdict::Drop => return,
+        if first > 3 {
+            let path = *self.path.insert(Path { tcp, peer });
+            if self.is_silent && MEDIA.contains(&first) {
+                return;
+            }
+            if self.may_send(Instant::now(), path).is_err() {
+                return;
             }
         }
-        self.put(tcp, peer, data);
+        self.put(Path { tcp, peer }, data.len(), |out| out.extend_from_slice(&data));
     }
 
-    /// On its way, with what goes the same way.
-    fn put(&mut self, tcp: bool, peer: SocketAddr, data: Vec<u8>) {
-        if tcp {
-            self.entry.routes().write(peer, Bytes::from(data));
+    /// Whether something else than ICE may go there. If not, whoever is there is asked, and it may be when they have answered; the moment is when
+    /// they would be asked again.
+    fn may_send(&mut self, now: Instant, path: Path) -> Result<(), Instant> {
+        match self.proof.may(now, path.peer) {
+            Verdict::Send => Ok(()),
+            Verdict::Ask(question) => {
+                self.put(path, question.len(), |out| out.extend_from_slice(&question));
+                Err(now + ASK)
+            }
+            Verdict::Wait(until) => Err(until),
+        }
+    }
+
+    /// The path that media takes. Else when to look again; what comes may say so earlier.
+    pub(crate) fn media_path(&mut self, now: Instant) -> Result<Path, Instant> {
+        let path = self.path.ok_or(now + ASK)?;
+        self.may_send(now, path)?;
+        Ok(path)
+    }
+
+    /// The agents have agreed upon this path.
+    pub(crate) fn nominate(&mut self, path: Path) {
+        self.path = Some(path);
+    }
+
+    /// Puts a packet of media on its way: `write` appends `bytes` bytes, or nothing where it is not to be sent.
+    pub(crate) fn send_media(&mut self, path: Path, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        self.put(path, bytes, write);
+    }
+
+    /// On its way, with what goes the same way. `write` appends `bytes` bytes or none.
+    fn put(&mut self, path: Path, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        if path.tcp {
+            let mut data = Vec::with_capacity(bytes);
+            write(&mut data);
+            if !data.is_empty() {
+                self.entry.routes().write(path.peer, Bytes::from(data));
+            }
             return;
         }
         let burst = &self.burst;
-        let fits = burst.to == Some(peer)
+        let fits = burst.to == Some(path.peer)
             && !burst.is_full
-            && data.len() <= burst.size
-            && self.udp.as_ref().is_some_and(|udp| burst.count < udp.most_at_once())
-            && burst.data.len() + data.len() <= BURST_BYTES;
+            && bytes <= burst.size
+            && burst.count < self.most_at_once
+            && burst.data.len() + bytes <= BURST_BYTES;
         if !fits {
             self.flush();
-            self.burst.to = Some(peer);
-            self.burst.size = data.len();
         }
         let burst = &mut self.burst;
-        burst.is_full = data.len() < burst.size;
-        burst.data.extend_from_slice(&data);
+        if burst.data.capacity() == 0 {
+            burst.data = SPARE.take();
+        }
+        let before = burst.data.len();
+        write(&mut burst.data);
+        let written = burst.data.len() - before;
+        if written == 0 {
+            return;
+        }
+        if burst.count == 0 {
+            (burst.to, burst.size) = (Some(path.peer), written);
+        }
+        burst.is_full = written < burst.size;
         burst.count += 1;
     }
 
     /// Keys are agreed upon: from now on media goes to where that was.
     pub(crate) fn prove(&mut self) {
-        if let Some(path) = self.sent_to {
+        if let Some(path) = self.path {
             self.proof.prove(path.peer.ip());
         }
     }
@@ -215,12 +286,12 @@ impl Link {
 
     /// Whether a burst would be taken: by TCP it waits in a queue that has an end.
     pub(crate) fn has_room(&self) -> bool {
-        self.sent_to.is_none_or(|path| !path.tcp || self.entry.routes().room(path.peer) >= ROOM)
+        self.path.is_none_or(|path| !path.tcp || self.entry.routes().room(path.peer) >= ROOM)
     }
 
     /// The bell that rings when a connection has taken some of what waits; none by UDP.
     pub(crate) fn written(&self) -> Option<Arc<Notify>> {
-        self.sent_to.filter(|path| path.tcp).and_then(|path| self.entry.routes().written(path.peer))
+        self.path.filter(|path| path.tcp).and_then(|path| self.entry.routes().written(path.peer))
     }
 
     /// Gives to the kernel what waits to go.
@@ -233,7 +304,10 @@ impl Link {
                 tracing::trace!(%to, %why, bytes = burst.data.len(), "datagrams were lost on the way to the kernel");
             }
         }
-        burst.data.clear();
+        if burst.data.capacity() > 0 {
+            burst.data.clear();
+            SPARE.set(std::mem::take(&mut burst.data));
+        }
         (burst.size, burst.count, burst.is_full) = (0, 0, false);
     }
 

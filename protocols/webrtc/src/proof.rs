@@ -10,7 +10,7 @@ use str0m::ice::{StunMessage, TransId};
 use tokio::time::Instant;
 
 /// How often an address is asked.
-const ASK: Duration = Duration::from_millis(200);
+pub(crate) const ASK: Duration = Duration::from_millis(200);
 /// Addresses that are being asked at once.
 const ASKED: usize = 4;
 /// Largest request of ours: two names of at most 256 characters, and what is around them.
@@ -59,8 +59,8 @@ pub(crate) enum Verdict {
     Send,
     /// It may not, and this is to be sent instead.
     Ask(Vec<u8>),
-    /// It may not.
-    Drop,
+    /// It may not, and nothing is to be sent before this moment.
+    Wait(Instant),
 }
 
 impl Proof {
@@ -88,8 +88,8 @@ impl Proof {
             return Verdict::Send;
         }
         let asked = self.asked.iter().rev().find(|(of, ..)| *of == address);
-        if asked.is_some_and(|(.., at)| now < *at + ASK) {
-            return Verdict::Drop;
+        if let Some((.., at)) = asked.filter(|(.., at)| now < *at + ASK) {
+            return Verdict::Wait(*at + ASK);
         }
         if self.asked.len() >= ASKED {
             self.asked.remove(0);
@@ -104,7 +104,7 @@ impl Proof {
                 bytes.truncate(length);
                 Verdict::Ask(bytes)
             }
-            Err(_) => Verdict::Drop,
+            Err(_) => Verdict::Wait(now + ASK),
         }
     }
 
@@ -158,13 +158,13 @@ mod tests {
         assert!(matches!(proof.may(now, other), Verdict::Send), "nothing is agreed upon yet");
         proof.prove(first.ip());
         let Verdict::Ask(question) = proof.may(now, other) else { panic!("a question") };
-        assert!(matches!(proof.may(now, other), Verdict::Drop));
+        assert!(matches!(proof.may(now, other), Verdict::Wait(_)));
         assert!(matches!(proof.may(now, "192.0.2.1:77".parse().unwrap()), Verdict::Send), "another port of the same");
         // From elsewhere, with another's secret, to no question of ours.
         let good = answer(&proof, &question, "secret of theirs", other);
         assert!(!proof.take(first, &good));
         let wrong = answer(&proof, &question, "guessed", other);
-        assert!(proof.take(other, &wrong) && matches!(proof.may(now, other), Verdict::Drop));
+        assert!(proof.take(other, &wrong) && matches!(proof.may(now, other), Verdict::Wait(_)));
         assert!(!proof.take(other, &question) && !proof.take(other, b"\x01\x01junk"));
         assert!(proof.take(other, &good) && matches!(proof.may(now, other), Verdict::Send));
         // And then no more to where it was.

@@ -19,7 +19,6 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use str0m::change::SdpOffer;
 use str0m::crypto::dtls::DtlsCert;
-use str0m::crypto::from_feature_flags;
 use str0m::net::TcpType;
 use str0m::rtp::Extension as RtpExtension;
 use str0m::{Candidate, RtcConfig};
@@ -31,6 +30,7 @@ use crate::answer::placed;
 use crate::crowd::{Crowd, Place};
 use crate::direct::{Elsewhere, PATH, Tries, direct};
 use crate::feed::{Feeds, Over, Sent};
+use crate::keys;
 use crate::link::Link;
 use crate::offer::{MAX_BYTES, Offer};
 use crate::proof::{Proof, Remote as Peer};
@@ -93,7 +93,7 @@ impl WebRtc {
     pub fn new(gate: Gate, settings: Settings, listen: SocketAddr, silence: Duration) -> WebRtc {
         let udp = Udp::bind(listen)
             .inspect_err(|why| tracing::warn!(%listen, %why, "no UDP port of that number: WebRTC goes by TCP only"));
-        let crypto = Arc::new(from_feature_flags());
+        let crypto = Arc::new(keys::provider());
         let certificate = crypto.dtls_provider.generate_certificate();
         WebRtc(Arc::new(Inner {
             gate,
@@ -179,11 +179,12 @@ impl WebRtc {
         let sent = seat.sent();
         let lines = lines(&sent, &offer)?;
         let waiting = Some(self.crowd(remote)?);
-        let (link, answer, handle) = self.link(offer, &lines, &sender)?;
+        let (link, answer, handle) = self.link(offer, &lines, &sender, true)?;
         let closed = handle.closed.clone();
         let open = self.enter(handle)?;
         let id = open.id.clone();
-        let player = Player { link, session: admission.into_session(), seat, lines, closed, waiting };
+        let (session, crypto) = (admission.into_session(), inner.crypto.clone());
+        let player = Player { link, session, seat, lines, closed, waiting, crypto };
         let hub = inner.gate.hub().clone();
         tracing::info!(%stream, remote = %remote.address, session = player.session.figures().id, "WebRTC viewer");
         inner.gate.hub().spawn(async move {
@@ -217,7 +218,7 @@ impl WebRtc {
         // An offer that is good for nothing ends nobody's stream.
         inner.gate.may(&ask).await.map_err(refused)?;
         let waiting = Some(self.crowd(remote)?);
-        let (link, answer, handle) = self.link(offer, &lines, &sender)?;
+        let (link, answer, handle) = self.link(offer, &lines, &sender, false)?;
         let closed = handle.closed.clone();
         let open = self.enter(handle)?;
         let id = open.id.clone();
@@ -233,7 +234,13 @@ impl WebRtc {
     }
 
     /// A peer that made this offer, and our answer: these lines of it and no others.
-    fn link(&self, offer: Offer, lines: &[Line], sender: &Sender<'_>) -> Result<(Link, String, Handle), Fault> {
+    fn link(
+        &self,
+        offer: Offer,
+        lines: &[Line],
+        sender: &Sender<'_>,
+        is_player: bool,
+    ) -> Result<(Link, String, Handle), Fault> {
         let inner = &self.0;
         let mut types: Vec<_> =
             lines.iter().flat_map(|line| [Some(line.chosen.payload_type), line.chosen.rtx]).flatten().collect();
@@ -241,9 +248,10 @@ impl WebRtc {
         if types.windows(2).any(|pair| pair.first() == pair.last()) {
             return Err(Fault(400, "bad-offer", "the offer has one payload type for two codecs".into()));
         }
-        let mut config = self.config();
+        // What a player says of what came is heard by who sends.
+        let mut config = self.config().enable_raw_packets(is_player);
         choose(config.codec_config(), lines);
-        let mut rtc = config.build(std::time::Instant::now());
+        let (mut rtc, keys) = keys::build(config, std::time::Instant::now());
         let own = addresses(&inner.settings, inner.listen, sender.host, sender.remote.ip());
         for address in &own {
             for candidate in candidates(*address, inner.udp.is_some()) {
@@ -260,7 +268,7 @@ impl WebRtc {
         let proof = Proof::new(inner.crypto.clone(), peer.clone(), &name);
         let (restarts, asked) = mpsc::channel(1);
         let handle = Handle { closed: CancellationToken::new(), restarts, remote: peer, restarted: 0 };
-        let link = Link::new(rtc, offer.text, proof, inner.udp.clone(), entry, (inbox, asked), own);
+        let link = Link::new((rtc, keys), offer.text, proof, inner.udp.clone(), entry, (inbox, asked), own, is_player);
         Ok((link, placed(&answer.to_sdp_string()), handle))
     }
 

@@ -1,44 +1,40 @@
 //! Players: an answer to an offer, and a task that sends.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use culvert_hub::{Hub, Session};
 use culvert_media::{Codec, Kind};
+use str0m::crypto::CryptoProvider;
 use str0m::format::CodecConfig;
-use str0m::media::{MediaTime, Mid, Pt};
-use str0m::rtp::{ExtensionValues, RtpWrite};
+use str0m::media::Mid;
+use str0m::net::Protocol;
+use str0m::rtp::RawPacket;
+use str0m::rtp::rtcp::{Nack, Rtcp};
 use str0m::{Event, IceConnectionState, RtcError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::Backlog;
-use crate::budget::{Budget, Report};
+use crate::arrived::{Arrived, FIRST, ntp};
+use crate::budget::Budget;
 use crate::crowd::Place;
 use crate::feed::{Heard, Live, Over, Seat, Unit};
 use crate::link::{Link, ROOM};
 use crate::offer::Chosen;
+use crate::out::Out;
+use crate::routes::Path;
+use crate::srtp::Srtp;
 
 /// How long a peer may take to agree on keys.
 pub(crate) const CONNECT: Duration = Duration::from_secs(30);
 /// And to find us.
 pub(crate) const FIND: Duration = Duration::from_secs(10);
-/// Packets that are kept to be sent again, and how long: what is asked for later is of no use any more. Of what goes out, at most so much is sent
-/// again.
-const AGAIN: usize = 1024;
-const AGAIN_TIME: Duration = Duration::from_millis(600);
-const AGAIN_RATIO: f32 = 0.25;
 /// How often one whose network is too slow may wish for a key frame.
 const WISH: Duration = Duration::from_secs(4);
-/// A track on its way.
-#[derive(Debug)]
-pub(crate) struct Out {
-    mid: Mid,
-    payload_type: Pt,
-    clock_hz: u32,
-    sequence: u64,
-}
+/// It is told each so many looks what has gone: once a second.
+const LOOKS: u64 = 2;
 
 /// What was chosen for a track.
 #[derive(Clone, Debug)]
@@ -66,6 +62,7 @@ pub(crate) struct Player {
     pub(crate) lines: Vec<Line>,
     pub(crate) closed: CancellationToken,
     pub(crate) waiting: Option<Place>,
+    pub(crate) crypto: Arc<CryptoProvider>,
 }
 
 /// What goes on while it runs.
@@ -83,8 +80,16 @@ struct Run<'a> {
     live: Option<Live>,
     backlog: Backlog,
     budget: Budget,
-    /// What it said by its reports; of what is lost, only where it sends no feedback.
-    report: Report,
+    /// Once keys are agreed upon.
+    srtp: Option<Srtp>,
+    crypto: &'a CryptoProvider,
+    /// The number of the next packet, of all that go out.
+    wide: u64,
+    arrived: Arrived,
+    /// How often it was looked at what was heard.
+    looks: u64,
+    /// Packets that are sent again are put together here.
+    body: Vec<u8>,
     /// When it last wished for a key frame.
     wished: Option<Instant>,
     events: Vec<Event>,
@@ -116,7 +121,12 @@ impl Player {
             live: None,
             backlog: Backlog::default(),
             budget: Budget::new(Instant::now()),
-            report: Report::default(),
+            srtp: None,
+            crypto: &self.crypto,
+            wide: FIRST,
+            arrived: Arrived::default(),
+            looks: 0,
+            body: Vec::new(),
             wished: None,
             events: Vec::new(),
             link: &mut self.link,
@@ -204,6 +214,11 @@ impl Run<'_> {
         match event {
             Event::MediaAdded(media) => self.add(media.mid),
             Event::Connected => {
+                let agreed = self.link.keys();
+                self.srtp = agreed.and_then(|agreed| Srtp::new(self.crypto, &agreed));
+                if self.srtp.is_none() {
+                    return Err(Ended::Lost("it agreed on a cipher that is not known here"));
+                }
                 self.is_connected = true;
                 self.link.prove();
                 self.waiting.take();
@@ -212,10 +227,18 @@ impl Run<'_> {
                 self.begin(cached);
             }
             Event::KeyframeRequest(_) => self.handle_wish(),
-            Event::MediaEgressStats(stats) if self.video.as_ref().is_some_and(|video| video.mid == stats.mid) => {
-                self.report = Report { loss: stats.loss, rtt: stats.rtt };
+            Event::RawPacket(packet) => {
+                if let RawPacket::RtcpRx(rtcp) = *packet {
+                    self.hear_feedback(rtcp);
+                }
             }
-            Event::PeerStats(stats) => self.hear_report(stats.egress_loss_fraction, stats.rtt),
+            // Twice a second.
+            Event::PeerStats(stats) => {
+                if let Some(pair) = stats.selected_candidate_pair {
+                    self.link.nominate(Path { tcp: pair.protocol != Protocol::Udp, peer: pair.remote.addr });
+                }
+                self.look();
+            }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 return Err(Ended::Lost("it has not been heard any more"));
             }
@@ -231,11 +254,20 @@ impl Run<'_> {
         let kind = if kind == Some(true) { Kind::Video } else { Kind::Audio };
         let Some(line) = self.lines.iter().find(|line| line.kind == kind) else { return };
         let place = if kind == Kind::Video { &mut self.video } else { &mut self.audio };
-        let (payload_type, clock_hz) = (line.chosen.payload_type, line.chosen.clock_hz);
-        if let Some(stream) = self.link.rtc.direct_api().stream_tx_by_mid(mid, None) {
-            stream.set_rtx_cache(AGAIN, AGAIN_TIME, Some(AGAIN_RATIO));
-        }
-        place.get_or_insert(Out { mid, payload_type, clock_hz, sequence: 1 });
+        let chosen = &line.chosen;
+        let Some((ssrc, rtx)) =
+            self.link.rtc.direct_api().stream_tx_by_mid(mid, None).map(|stream| (stream.ssrc(), stream.rtx()))
+        else {
+            return;
+        };
+        let Some(media) = self.link.rtc.media(mid) else { return };
+        // Sound is not asked for again: it would be late.
+        let again = rtx.zip(chosen.rtx).filter(|_| kind == Kind::Video);
+        let mut first = [0; 2];
+        // Without it the first number can be guessed, which is no secret (RFC 3550 5.1 wants it for ciphers weaker than these).
+        getrandom::fill(&mut first).ok();
+        let first = u16::from_be_bytes(first);
+        place.get_or_insert_with(|| Out::new(media, ssrc, chosen.payload_type, chosen.clock_hz, again, first));
     }
 
     /// It cannot go on without a key frame. Where that is because of its network, the source and who else watches it are not burdened with that as
@@ -249,16 +281,73 @@ impl Run<'_> {
         }
     }
 
-    /// What it says of how its network does, twice a second.
-    fn hear_report(&mut self, loss: Option<f32>, rtt: Option<Duration>) {
-        let Report { loss: reported, rtt: answered } = std::mem::take(&mut self.report);
+    /// What it says of what came.
+    fn hear_feedback(&mut self, rtcp: Rtcp) {
+        let now = Instant::now();
+        let blocks = match &rtcp {
+            Rtcp::ReceiverReport(report) => Some(&report.reports),
+            Rtcp::SenderReport(report) => Some(&report.reports),
+            _ => None,
+        };
+        for block in blocks.into_iter().flatten() {
+            let of = |out: &&mut Out| out.ssrc() == *block.ssrc;
+            let pictures = self.video.as_mut().filter(of);
+            let of_pictures = pictures.is_some();
+            let Some(out) = pictures.or(self.audio.as_mut().filter(of)) else { continue };
+            out.know();
+            self.arrived.hear_report(now, block, of_pictures);
+        }
+        match rtcp {
+            Rtcp::Twcc(feedback) => self.arrived.hear_wide(now, feedback, self.wide),
+            Rtcp::Nack(nack) => self.send_again(now, &nack),
+            _ => {}
+        }
+    }
+
+    /// Sends what it asks for again, as far as that is still here and was not asked for too often.
+    fn send_again(&mut self, now: Instant, nack: &Nack) {
+        let Some(out) = self.video.as_mut().filter(|out| out.ssrc() == *nack.ssrc) else { return };
+        let (Some(srtp), Ok(path)) = (&mut self.srtp, self.link.media_path(now)) else { return };
+        for entry in &nack.reports {
+            let others = (0..16).filter(|bit| entry.blp >> bit & 1 == 1).map(|bit| entry.pid.wrapping_add(bit + 1));
+            for sequence in std::iter::once(entry.pid).chain(others) {
+                if !self.link.has_room() {
+                    return;
+                }
+                let Some(cut) = out.again(now, sequence, &mut self.wide, &mut self.body) else { continue };
+                let bytes = cut.bytes() + srtp.rtp_overhead();
+                self.link.send_media(path, bytes, |out| srtp.protect_rtp(out, &cut));
+                self.budget.spend(cut.body.len());
+            }
+        }
+    }
+
+    /// Looks at what was heard of how its network does, and says what has gone.
+    fn look(&mut self) {
+        let now = Instant::now();
         let was_free = self.budget.bits_per_second().is_none();
-        let report = Report { loss: loss.or(reported), rtt: answered.or(rtt) };
-        self.budget.handle_report(Instant::now(), report);
+        let report = self.arrived.look();
+        self.budget.handle_report(now, report);
         if let (true, Some(bits)) = (was_free, self.budget.bits_per_second()) {
             let (stream, session) = (&self.session.figures().stream, self.session.figures().id);
             tracing::info!(%stream, session, bits, ?report, "a viewer's network takes less than the stream: pictures are left out");
         }
+        if self.looks.is_multiple_of(LOOKS) {
+            self.report(now);
+        }
+        self.looks += 1;
+    }
+
+    /// Says what has gone, and which of it is shown now.
+    fn report(&mut self, now: Instant) {
+        let (Some(srtp), Ok(path)) = (&mut self.srtp, self.link.media_path(now)) else { return };
+        let ntp = ntp(SystemTime::now());
+        let reports = [&self.video, &self.audio].into_iter().flatten().filter_map(|out| out.report(now, ntp));
+        for report in reports {
+            let bytes = report.len() + srtp.rtcp_overhead();
+            self.link.send_media(path, bytes, |out| srtp.protect_rtcp(out, &report));
+        }
+        self.arrived.tell(now, ntp);
     }
 
     fn begin(&mut self, cached: Vec<Arc<Unit>>) {
@@ -290,6 +379,11 @@ impl Run<'_> {
         if left_out > 0 {
             self.session.figures().count_gap(left_out as u64);
         }
+        let srtp = self.srtp.as_mut().filter(|_| !self.backlog.is_empty())?;
+        let path = match self.link.media_path(now) {
+            Ok(path) => path,
+            Err(until) => return Some(until),
+        };
         let mut room = ROOM;
         while !self.backlog.is_empty() {
             if room == ROOM && !self.link.has_room() {
@@ -301,23 +395,18 @@ impl Run<'_> {
             let is_picture = waiting.unit.kind == Kind::Video;
             let out = if is_picture { &mut self.video } else { &mut self.audio };
             let Some(out) = out else { continue };
-            let ticks = wrapped(waiting.pts.to_ticks(out.clock_hz));
+            let ticks = wrapped(waiting.pts.to_ticks(out.clock_hz()));
             let unit = waiting.unit.clone();
+            if waiting.next == 0 {
+                out.begin(now, &unit, ticks, waiting.shown);
+            }
             for packet in unit.packets.iter().skip(waiting.next) {
                 if room == 0 || (is_picture && !self.budget.allows(now)) {
                     break;
                 }
-                let mut api = self.link.rtc.direct_api();
-                let Some(stream) = api.stream_tx_by_mid(out.mid, None) else {
-                    waiting.next = unit.packets.len();
-                    break;
-                };
-                let time = ticks.wrapping_add(packet.ticks);
-                let wallclock = waiting.shown.into_std();
-                let write =
-                    RtpWrite::new(out.payload_type, out.sequence.into(), time, wallclock, packet.payload.clone());
-                stream.write_rtp(write.marker(packet.marker).nackable(is_picture).ext_vals(at_once(is_picture)));
-                out.sequence += 1;
+                let cut = out.cut(packet, ticks, &mut self.wide);
+                let bytes = cut.bytes() + srtp.rtp_overhead();
+                self.link.send_media(path, bytes, |out| srtp.protect_rtp(out, &cut));
                 room -= 1;
                 waiting.next += 1;
                 self.budget.spend(packet.payload.len());
@@ -331,12 +420,6 @@ impl Run<'_> {
         }
         (!self.backlog.is_empty()).then(|| if room == 0 { now } else { self.budget.again() })
     }
-}
-
-/// Pictures are to be shown as soon as they are there (the extension `playout-delay`).
-fn at_once(video: bool) -> ExtensionValues {
-    let zero = video.then_some(MediaTime::ZERO);
-    ExtensionValues { play_delay_min: zero, play_delay_max: zero, ..ExtensionValues::default() }
 }
 
 /// Returns when somebody ends it, and why.
