@@ -138,7 +138,16 @@ mod tests {
 
     fn unit(kind: Kind, key: bool, is_disposable: bool, at: i64) -> Arc<Unit> {
         let pts = Time::from_millis(at);
-        Arc::new(Unit { kind, key, is_disposable, pts, shown: Instant::now(), packets: Vec::new(), bytes: 0 })
+        Arc::new(Unit {
+            number: 1,
+            kind,
+            key,
+            is_disposable,
+            pts,
+            shown: Instant::now(),
+            packets: Vec::new(),
+            bytes: 0,
+        })
     }
 
     /// A key frame each second, each second picture disposable, 10 a second; the time of each is its place.

@@ -12,10 +12,14 @@ use culvert_media::codec::{self, h264, h265};
 use culvert_media::{Codec, Frame, Kind, StreamName, Time, Track, TrackId, Tracks};
 use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::crew::{Berth, Crew};
+use crate::media::Media;
 
 /// Most bytes of a payload: with RTP, its extensions, SRTP, UDP and IPv6 it passes where 1,280 bytes do (RFC 8200 5).
 const PAYLOAD_BYTES: usize = 1150;
-/// Units that a viewer may be behind before he goes on at the next key frame: four seconds of pictures and sound.
+/// Units that a crew may be behind before its viewers go on at the next key frame: four seconds of pictures and sound.
 const BEHIND: usize = 400;
 /// Most of a group that is kept for who comes: more would be late when it is there.
 const KEPT_BYTES: usize = 8 << 20;
@@ -28,6 +32,8 @@ const APART: Duration = Duration::from_secs(5);
 /// A frame, cut.
 #[derive(Debug)]
 pub(crate) struct Unit {
+    /// Counted from 1.
+    pub(crate) number: u64,
     pub(crate) kind: Kind,
     /// A decoder can begin here.
     pub(crate) key: bool,
@@ -124,13 +130,17 @@ pub(crate) struct Feed {
     seats: AtomicUsize,
     left: Notify,
     wanted: Notify,
+    closed: CancellationToken,
 }
 
 struct State {
     sent: Sent,
     cache: VecDeque<Arc<Unit>>,
     cached_bytes: usize,
+    /// The number of the newest unit.
+    newest: u64,
     units: Option<broadcast::Sender<Arc<Unit>>>,
+    crews: Vec<Arc<Crew>>,
     end: Option<Over>,
 }
 
@@ -146,20 +156,10 @@ pub(crate) enum Over {
 }
 
 /// One who watches; the last to leave ends the feed.
-pub(crate) struct Seat(Arc<Feed>);
-
-/// A viewer's place in it.
-pub(crate) struct Live {
-    units: broadcast::Receiver<Arc<Unit>>,
-}
-
-/// What a viewer reads.
-#[derive(Debug)]
-pub(crate) enum Heard {
-    Unit(Arc<Unit>),
-    /// Units were passed over: the next picture that can be decoded is a key frame.
-    Gap,
-    Over(Over),
+pub(crate) struct Seat {
+    feed: Arc<Feed>,
+    hub: Hub,
+    berth: Option<Berth>,
 }
 
 impl Feeds {
@@ -169,22 +169,31 @@ impl Feeds {
 
     /// A seat at the feed of a stream, which is begun where there is none.
     pub(crate) fn join(&self, hub: &Hub, stream: &StreamName, admission: &Admission) -> Seat {
-        if let Some(seat) = self.table().get(stream).and_then(Feed::seat) {
+        if let Some(seat) = self.table().get(stream).and_then(|feed| feed.seat(hub)) {
             return seat;
         }
         let (units, _) = broadcast::channel(BEHIND);
         // Looks for decoders, which is nothing to do while others wait for the table.
         let sent = Sent::of(&admission.tracks());
         let mut table = self.table();
-        if let Some(seat) = table.get(stream).and_then(Feed::seat) {
+        if let Some(seat) = table.get(stream).and_then(|feed| feed.seat(hub)) {
             return seat;
         }
-        let state = State { sent, cache: VecDeque::new(), cached_bytes: 0, units: Some(units), end: None };
+        let state = State {
+            sent,
+            cache: VecDeque::new(),
+            cached_bytes: 0,
+            newest: 0,
+            units: Some(units),
+            crews: Vec::new(),
+            end: None,
+        };
         let feed = Arc::new(Feed {
             state: Mutex::new(state),
             seats: AtomicUsize::new(1),
             left: Notify::new(),
             wanted: Notify::new(),
+            closed: CancellationToken::new(),
         });
         table.insert(stream.clone(), feed.clone());
         let (feeds, stream, mut reader) = (self.clone(), stream.clone(), admission.reader());
@@ -194,7 +203,7 @@ impl Feeds {
             let over = Worker::new(&own).run(&mut reader).await;
             open.close(over);
         });
-        Seat(feed)
+        Seat { feed, hub: hub.clone(), berth: None }
     }
 
     /// How many streams are cut for WebRTC now.
@@ -209,10 +218,11 @@ impl Feed {
     }
 
     /// None: it is over, or about to be.
-    fn seat(self: &Arc<Feed>) -> Option<Seat> {
+    fn seat(self: &Arc<Feed>, hub: &Hub) -> Option<Seat> {
         let taken =
             self.seats.fetch_update(Ordering::AcqRel, Ordering::Acquire, |seats| (seats > 0).then(|| seats + 1));
-        let seat = Seat(taken.ok().map(|_| self.clone())?);
+        let feed = taken.ok().map(|_| self.clone())?;
+        let seat = Seat { feed, hub: hub.clone(), berth: None };
         let is_open = self.lock().end.is_none();
         is_open.then_some(seat)
     }
@@ -221,7 +231,9 @@ impl Feed {
         let mut state = self.lock();
         state.end = Some(over);
         state.units = None;
+        state.crews.clear();
         state.cache.clear();
+        self.closed.cancel();
     }
 
     async fn left(&self) {
@@ -233,38 +245,47 @@ impl Feed {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.seats.fetch_sub(1, Ordering::AcqRel);
-        self.0.left.notify_one();
+        self.feed.seats.fetch_sub(1, Ordering::AcqRel);
+        self.feed.left.notify_one();
     }
 }
 
 impl Seat {
     /// What is sent of the stream.
     pub(crate) fn sent(&self) -> Sent {
-        self.0.lock().sent.clone()
+        self.feed.lock().sent.clone()
     }
 
-    /// Takes part: what is cached from the newest key frame on, and all that follows.
-    pub(crate) fn begin(&self) -> Result<(Vec<Arc<Unit>>, Live), Over> {
-        let state = self.0.lock();
-        match (&state.units, &state.end) {
-            (Some(units), None) => Ok((state.cache.iter().cloned().collect(), Live { units: units.subscribe() })),
-            (_, over) => Err(over.clone().unwrap_or(Over::Ended)),
-        }
+    /// Takes part: `media` gets what is cached from the newest key frame on, and all that follows. False: there was no picture.
+    pub(crate) fn begin(&mut self, media: Arc<Media>) -> Result<bool, Over> {
+        let mut state = self.feed.lock();
+        let units = match (&state.units, &state.end) {
+            (Some(units), None) => units.clone(),
+            (_, over) => return Err(over.clone().unwrap_or(Over::Ended)),
+        };
+        let has_picture = media.begin(state.cache.iter().cloned().collect(), state.newest);
+        let crew = match state.crews.iter().max_by_key(|crew| crew.room()).filter(|crew| crew.room() > 0) {
+            Some(crew) => crew.clone(),
+            None => {
+                let crew = Arc::new(Crew::default());
+                self.hub.spawn(crew.clone().run(units.subscribe()));
+                state.crews.push(crew.clone());
+                crew
+            }
+        };
+        self.berth = Some(crew.enter(media));
+        Ok(has_picture)
     }
 
     /// Somebody cannot go on without a key frame.
     pub(crate) fn want_key_frame(&self) {
-        self.0.wanted.notify_one();
+        self.feed.wanted.notify_one();
     }
 
-    /// The next thing. Cancel safe.
-    pub(crate) async fn next(&self, live: &mut Live) -> Heard {
-        match live.units.recv().await {
-            Ok(unit) => Heard::Unit(unit),
-            Err(broadcast::error::RecvError::Lagged(_)) => Heard::Gap,
-            Err(broadcast::error::RecvError::Closed) => Heard::Over(self.0.lock().end.clone().unwrap_or(Over::Ended)),
-        }
+    /// Returns when there is no more, and why. Cancel safe.
+    pub(crate) async fn over(&self) -> Over {
+        self.feed.closed.cancelled().await;
+        self.feed.lock().end.clone().unwrap_or(Over::Ended)
     }
 }
 
@@ -380,7 +401,10 @@ impl<'a> Worker<'a> {
         }
         let key = kind == Kind::Video && frame.key;
         let is_disposable = kind == Kind::Video && !key && self.is_disposable(frame);
-        self.feed.lock().push(Unit { kind, key, is_disposable, pts: frame.pts, shown, packets, bytes });
+        let mut state = self.feed.lock();
+        state.newest += 1;
+        let number = state.newest;
+        state.push(Unit { number, kind, key, is_disposable, pts: frame.pts, shown, packets, bytes });
     }
 
     /// Whether a picture is sent: browsers show pictures as they come, so one that is shown before another that came is left out where nothing
@@ -476,7 +500,7 @@ impl Seat {
     /// Whether the stream can be shown, as far as is known. Where its parameter sets say that pictures are reordered by one, it is B-frames of which
     /// nothing is built; a few pictures are waited for to see that. By two or more, it is B-frames that others are built on.
     pub(crate) async fn check(&self) -> Result<(), Over> {
-        let over = || self.0.lock().end.clone();
+        let over = || self.feed.lock().end.clone();
         match self.sent().video.as_ref().and_then(reordering) {
             Some(0) | None => {}
             Some(1) if over().is_none() => sleep(LOOK).await,

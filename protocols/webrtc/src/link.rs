@@ -1,46 +1,32 @@
 //! One peer: its [`Rtc`], and the ways to it.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use str0m::change::SdpOffer;
 use str0m::net::{DatagramRecv, Protocol, Receive, Transmit};
 use str0m::{Event, Input, Output, Rtc, RtcError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::answer::{fragment, placed, restarted};
+use crate::burst::{Burst, Outlet, Way};
 use crate::keys::{Agreed, Keys};
 use crate::proof::{ASK, Proof, Remote, Verdict};
 use crate::routes::{Datagram, Entry, Path};
 use crate::session::Restart;
-use crate::udp::Udp;
 
-/// Most bytes that go to the kernel at once (its own limit is 64 KiB).
-const BURST_BYTES: usize = 60 << 10;
 /// The first bytes of RTP and RTCP (RFC 7983 7).
 const MEDIA: RangeInclusive<u8> = 128..=191;
 /// Addresses of one peer.
 const PEERS: usize = 32;
-/// Most packets of a burst.
-pub(crate) const ROOM: usize = 128;
-
-thread_local! {
-    /// Where bursts are put together: no peer needs a place of its own for what is gone when its task rests.
-    static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// A peer and how to reach it.
 pub(crate) struct Link {
     pub(crate) rtc: Rtc,
     /// What it was begun with.
     offer: String,
-    udp: Option<Udp>,
-    most_at_once: usize,
+    outlet: Outlet,
     entry: Entry,
     inbox: mpsc::Receiver<Datagram>,
     asked: mpsc::Receiver<Restart>,
@@ -66,34 +52,20 @@ pub(crate) enum Heard {
     Restart(Restart),
 }
 
-/// Datagrams of one size for one peer, on their way to the kernel together.
-#[derive(Default)]
-struct Burst {
-    to: Option<SocketAddr>,
-    data: Vec<u8>,
-    size: usize,
-    count: usize,
-    /// The last one was shorter: nothing may follow it.
-    is_full: bool,
-}
-
 impl Link {
-    /// `is_silent`: media goes out by [`Link::send_media`] alone, and nothing of it by the agent.
     pub(crate) fn new(
         (rtc, keys): (Rtc, Keys),
         offer: String,
         proof: Proof,
-        udp: Option<Udp>,
+        outlet: Outlet,
         entry: Entry,
         (inbox, asked): (mpsc::Receiver<Datagram>, mpsc::Receiver<Restart>),
         own: Vec<SocketAddr>,
-        is_silent: bool,
     ) -> Link {
         Link {
             rtc,
             offer,
-            most_at_once: udp.as_ref().map_or(1, Udp::most_at_once),
-            udp,
+            outlet,
             entry,
             inbox,
             asked,
@@ -101,11 +73,16 @@ impl Link {
             peers: HashMap::new(),
             proof,
             path: None,
-            is_silent,
+            is_silent: false,
             keys,
             burst: Burst::default(),
             refused: 0,
         }
+    }
+
+    /// Media is sent by somebody else, and nothing of it by the agent.
+    pub(crate) fn silent(self) -> Link {
+        Link { is_silent: true, ..self }
     }
 
     /// What was agreed upon for SRTP, once.
@@ -219,11 +196,15 @@ impl Link {
         }
     }
 
-    /// The path that media takes. Else when to look again; what comes may say so earlier.
-    pub(crate) fn media_path(&mut self, now: Instant) -> Result<Path, Instant> {
+    /// The way that media takes. Else when to look again; what comes may say so earlier.
+    pub(crate) fn media_way(&mut self, now: Instant) -> Result<Way, Instant> {
         let path = self.path.ok_or(now + ASK)?;
         self.may_send(now, path)?;
-        Ok(path)
+        Ok(self.way(path))
+    }
+
+    pub(crate) fn outlet(&self) -> &Outlet {
+        &self.outlet
     }
 
     /// The agents have agreed upon this path.
@@ -231,45 +212,14 @@ impl Link {
         self.path = Some(path);
     }
 
-    /// Puts a packet of media on its way: `write` appends `bytes` bytes, or nothing where it is not to be sent.
-    pub(crate) fn send_media(&mut self, path: Path, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
-        self.put(path, bytes, write);
+    /// On its way, with what goes the same way. `write` appends `bytes` bytes.
+    fn put(&mut self, path: Path, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let way = self.way(path);
+        self.burst.put(&self.outlet, way, bytes, write);
     }
 
-    /// On its way, with what goes the same way. `write` appends `bytes` bytes or none.
-    fn put(&mut self, path: Path, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
-        if path.tcp {
-            let mut data = Vec::with_capacity(bytes);
-            write(&mut data);
-            if !data.is_empty() {
-                self.entry.routes().write(path.peer, Bytes::from(data));
-            }
-            return;
-        }
-        let burst = &self.burst;
-        let fits = burst.to == Some(path.peer)
-            && !burst.is_full
-            && bytes <= burst.size
-            && burst.count < self.most_at_once
-            && burst.data.len() + bytes <= BURST_BYTES;
-        if !fits {
-            self.flush();
-        }
-        let burst = &mut self.burst;
-        if burst.data.capacity() == 0 {
-            burst.data = SPARE.take();
-        }
-        let before = burst.data.len();
-        write(&mut burst.data);
-        let written = burst.data.len() - before;
-        if written == 0 {
-            return;
-        }
-        if burst.count == 0 {
-            (burst.to, burst.size) = (Some(path.peer), written);
-        }
-        burst.is_full = written < burst.size;
-        burst.count += 1;
+    fn way(&self, path: Path) -> Way {
+        Way { path, from: self.peers.get(&path.peer).copied().flatten() }
     }
 
     /// Keys are agreed upon: from now on media goes to where that was.
@@ -284,31 +234,9 @@ impl Link {
         self.entry.is_bound()
     }
 
-    /// Whether a burst would be taken: by TCP it waits in a queue that has an end.
-    pub(crate) fn has_room(&self) -> bool {
-        self.path.is_none_or(|path| !path.tcp || self.entry.routes().room(path.peer) >= ROOM)
-    }
-
-    /// The bell that rings when a connection has taken some of what waits; none by UDP.
-    pub(crate) fn written(&self) -> Option<Arc<Notify>> {
-        self.path.filter(|path| path.tcp).and_then(|path| self.entry.routes().written(path.peer))
-    }
-
     /// Gives to the kernel what waits to go.
     pub(crate) fn flush(&mut self) {
-        let burst = &mut self.burst;
-        if let (Some(to), Some(udp)) = (burst.to.take(), &self.udp) {
-            let from = self.peers.get(&to).copied().flatten();
-            if let Err(why) = udp.send(to, from, &burst.data, burst.size) {
-                self.entry.routes().count_lost(burst.count);
-                tracing::trace!(%to, %why, bytes = burst.data.len(), "datagrams were lost on the way to the kernel");
-            }
-        }
-        if burst.data.capacity() > 0 {
-            burst.data.clear();
-            SPARE.set(std::mem::take(&mut burst.data));
-        }
-        (burst.size, burst.count, burst.is_full) = (0, 0, false);
+        self.burst.flush(&self.outlet);
     }
 
     /// Says goodbye.

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use culvert_formats::rtp::rtcp::{self, Ntp, SenderInfo};
+use culvert_formats::rtp::{HEADER_BYTES, Packet as Header};
 use str0m::media::{Media, Pt};
 use str0m::rtp::{Extension, Ssrc};
 use tokio::time::Instant;
@@ -17,15 +19,16 @@ const AGAIN_TIME: Duration = Duration::from_millis(600);
 /// One byte may be sent again for so many that go out, and so many bytes at once.
 const AGAIN_PART: usize = 4;
 const AGAIN_BYTES: (usize, usize) = (32 << 10, 128 << 10);
-/// A header, its extensions, and the number of a packet that is sent again.
-pub(crate) const HEAD_BYTES: usize = 12 + 4 + 28 + 2;
+/// A header and its extensions.
+const HEAD_BYTES: usize = HEADER_BYTES + 4 + 28;
 /// The first sequence number is in this half: a peer that misses a few of the first packets may else take a roll-over for none (RFC 3711 3.3.1).
 const HALF: u16 = 0x7fff;
 /// The largest id that an extension has in the short form (RFC 8285 4.2).
 const SHORT: u8 = 14;
-/// Kinds of RTCP packets.
-const SENDER_REPORT: u8 = 200;
-const DESCRIPTION: u8 = 202;
+/// Says of a header that extensions follow.
+const EXTENDED: u8 = 0x10;
+/// A sender's report and its name of 20 characters.
+const REPORT_BYTES: usize = 28 + 32;
 
 /// A track on its way.
 #[derive(Debug)]
@@ -149,7 +152,8 @@ impl Out {
     pub(crate) fn begin(&mut self, now: Instant, unit: &Arc<Unit>, ticks: u32, shown: Instant) {
         self.told = Some((ticks, shown));
         let Some(again) = &mut self.again else { return };
-        let is_late = |gone: &Gone| now.saturating_duration_since(gone.at) > AGAIN_TIME || gone.first + AGAIN < self.next;
+        let is_late =
+            |gone: &Gone| now.saturating_duration_since(gone.at) > AGAIN_TIME || gone.first + AGAIN < self.next;
         while again.gone.front().is_some_and(is_late) {
             again.gone.pop_front();
         }
@@ -161,9 +165,15 @@ impl Out {
         let index = self.next;
         self.next += 1;
         let extensions = if self.is_known { &self.bare } else { &self.named };
-        let time = ticks.wrapping_add(packet.ticks);
-        let mark = if packet.marker { 0x80 } else { 0 };
-        write(&mut self.head, self.payload_type | mark, index, time, self.ssrc, extensions, wide);
+        let header = Header {
+            marker: packet.marker,
+            payload_type: self.payload_type,
+            sequence: index as u16,
+            timestamp: ticks.wrapping_add(packet.ticks),
+            ssrc: self.ssrc,
+            payload: &[],
+        };
+        write(&mut self.head, &header, extensions, wide);
         self.packets = self.packets.wrapping_add(1);
         self.bytes = self.bytes.wrapping_add(packet.payload.len() as u32);
         if let Some(again) = &mut self.again {
@@ -191,34 +201,29 @@ impl Out {
         let own = again.next;
         again.next += 1;
         let extensions = if self.is_known { &self.bare } else { &self.named };
-        let time = gone.ticks.wrapping_add(packet.ticks);
-        let mark = if packet.marker { 0x80 } else { 0 };
-        write(&mut self.head, again.payload_type | mark, own, time, again.ssrc, extensions, wide);
+        let header = Header {
+            marker: packet.marker,
+            payload_type: again.payload_type,
+            sequence: own as u16,
+            timestamp: gone.ticks.wrapping_add(packet.ticks),
+            ssrc: again.ssrc,
+            payload: &[],
+        };
+        write(&mut self.head, &header, extensions, wide);
         body.clear();
         body.extend_from_slice(&sequence.to_be_bytes());
         body.extend_from_slice(&packet.payload);
         Some(Cut { header: &self.head, body, index: own })
     }
 
-    /// What is told of the track: which timestamp is shown at this moment, and how much was sent. `ntp` is the moment (RFC 3550 4). None: nothing
-    /// has gone yet.
-    pub(crate) fn report(&self, now: Instant, ntp: u64) -> Option<Vec<u8>> {
+    /// What is told of the track: which timestamp is shown at this moment, and how much was sent. None: nothing has gone yet.
+    pub(crate) fn report(&self, now: Instant, ntp: Ntp) -> Option<Vec<u8>> {
         let (ticks, shown) = self.told?;
         let since = now.saturating_duration_since(shown).as_micros() * u128::from(self.clock_hz) / 1_000_000;
-        let mut out = vec![0x80, SENDER_REPORT, 0, 6];
-        for word in [self.ssrc, (ntp >> 32) as u32, ntp as u32, ticks.wrapping_add(since as u32), self.packets, self.bytes]
-        {
-            out.extend_from_slice(&word.to_be_bytes());
-        }
-        // Its name, and at least one zero behind it (RFC 3550 6.5).
-        let name = self.cname.as_bytes().get(..255).unwrap_or(self.cname.as_bytes());
-        let items = (2 + name.len() + 1).next_multiple_of(4);
-        out.extend_from_slice(&[0x81, DESCRIPTION, 0, 1 + (items / 4) as u8]);
-        out.extend_from_slice(&self.ssrc.to_be_bytes());
-        let end = out.len() + items;
-        out.extend_from_slice(&[1, name.len() as u8]);
-        out.extend_from_slice(name);
-        out.resize(end, 0);
+        let timestamp = ticks.wrapping_add(since as u32);
+        let mut out = Vec::with_capacity(REPORT_BYTES);
+        let info = SenderInfo { ntp, timestamp, packets: self.packets, octets: self.bytes };
+        rtcp::write_sender(self.ssrc, &info, &self.cname, &mut out);
         Some(out)
     }
 }
@@ -248,17 +253,119 @@ impl Extensions {
     }
 }
 
-/// A header with these extensions. Both bits of the second byte's use are in `kind`: the marker, and the payload type.
-fn write(out: &mut Vec<u8>, kind: u8, index: u64, time: u32, ssrc: u32, extensions: &Extensions, wide: &mut u64) {
+/// A header with these extensions.
+fn write(out: &mut Vec<u8>, header: &Header<'_>, extensions: &Extensions, wide: &mut u64) {
     out.clear();
-    let extended = if extensions.bytes.is_empty() { 0 } else { 0x10 };
-    out.extend_from_slice(&[0x80 | extended, kind]);
-    out.extend_from_slice(&(index as u16).to_be_bytes());
-    out.extend_from_slice(&time.to_be_bytes());
-    out.extend_from_slice(&ssrc.to_be_bytes());
+    out.extend_from_slice(&header.header());
+    if let [first, ..] = &mut **out
+        && !extensions.bytes.is_empty()
+    {
+        *first |= EXTENDED;
+    }
     out.extend_from_slice(&extensions.bytes);
     if let Some(at) = extensions.wide {
-        out[12 + at..12 + at + 2].copy_from_slice(&(*wide as u16).to_be_bytes());
+        let at = HEADER_BYTES + at;
+        out[at..at + 2].copy_from_slice(&(*wide as u16).to_be_bytes());
         *wide += 1;
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use culvert_media::{Kind, Time};
+
+    use super::*;
+
+    pub(crate) fn out(next: u64) -> Out {
+        let again = Again { ssrc: 8, payload_type: 97, next: 5, gone: VecDeque::new(), allowed: AGAIN_BYTES.0 };
+        Out {
+            ssrc: 7,
+            payload_type: 96,
+            clock_hz: 90_000,
+            cname: "us".into(),
+            again: Some(again),
+            next,
+            named: Extensions::new(Some(3), Some(5), Some((4, b"mid"))),
+            bare: Extensions::new(Some(3), Some(5), None),
+            is_known: false,
+            head: Vec::new(),
+            packets: 0,
+            bytes: 0,
+            told: None,
+        }
+    }
+
+    /// A picture of so many packets, the n-th of which has n+1 bytes.
+    pub(crate) fn unit(packets: usize) -> Arc<Unit> {
+        let packet = |n: usize| Packet { payload: vec![n as u8; n + 1].into(), marker: n + 1 == packets, ticks: 0 };
+        let packets: Vec<_> = (0..packets).map(packet).collect();
+        let bytes = packets.iter().map(|packet| packet.payload.len()).sum();
+        let (pts, shown) = (Time::ZERO, Instant::now());
+        Arc::new(Unit { number: 1, kind: Kind::Video, key: false, is_disposable: false, pts, shown, packets, bytes })
+    }
+
+    fn send(out: &mut Out, now: Instant, unit: &Arc<Unit>, ticks: u32, wide: &mut u64) -> Vec<Vec<u8>> {
+        out.begin(now, unit, ticks, now);
+        let cut = |packet| {
+            let cut = out.cut(packet, ticks, wide);
+            [cut.header, cut.body].concat()
+        };
+        unit.packets.iter().map(cut).collect()
+    }
+
+    #[test]
+    fn a_header_says_what_was_agreed_upon() {
+        let (now, mut wide) = (Instant::now(), 0x1_0203);
+        let mut out = out(0xffff);
+        let sent = send(&mut out, now, &unit(2), 0x0506_0708, &mut wide);
+        // Sequence number, timestamp, SSRC; the number of all packets, no delay, the media's name.
+        let first = [
+            0x90, 96, 0xff, 0xff, 5, 6, 7, 8, 0, 0, 0, 7, 0xbe, 0xde, 0, 3, 0x31, 2, 3, 0x52, 0, 0, 0, 0x42, b'm',
+            b'i', b'd', 0, 0,
+        ];
+        assert_eq!(sent[0], first);
+        assert_eq!((sent[1].len(), &sent[1][..4], wide), (30, &[0x90, 0x80 | 96, 0, 0][..], 0x1_0205));
+        assert_eq!((out.next, Header::parse(&sent[1]).unwrap().payload), (0x1_0001, &[1, 1][..]));
+        out.know();
+        let sent = send(&mut out, now, &unit(1), 0, &mut wide);
+        assert_eq!(sent[0][12..], [0xbe, 0xde, 0, 2, 0x31, 2, 5, 0x52, 0, 0, 0, 0, 0], "the name is known");
+        let report = out.report(now + Duration::from_millis(500), Ntp(9)).unwrap();
+        assert_eq!(
+            (&report[..8], &report[16..28]),
+            (&[0x80, 200, 0, 6, 0, 0, 0, 7][..], &[0, 0, 0xaf, 0xc8, 0, 0, 0, 3, 0, 0, 0, 4][..])
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_is_sent_again_while_it_is_of_use() {
+        let (start, mut wide, mut body) = (Instant::now(), 0, Vec::new());
+        let mut out = out(0xfffe);
+        for n in 0..10u32 {
+            send(&mut out, start + Duration::from_millis(40) * n, &unit(3), 100 * n, &mut wide);
+        }
+        let now = start + Duration::from_millis(400);
+        // The second packet of the second unit, on the other side of the roll-over.
+        let cut = out.again(now, 2, &mut wide, &mut body).unwrap();
+        assert_eq!((cut.index, cut.body), (5, &[0, 2, 1, 1][..]));
+        let header = Header::parse(cut.header).unwrap();
+        assert_eq!((header.ssrc, header.payload_type, header.sequence, header.timestamp), (8, 97, 5, 100));
+        assert_eq!(wide, 31);
+        let cut = out.again(now, 0xfffe, &mut wide, &mut body).unwrap();
+        assert_eq!((cut.index, cut.body), (6, &[0xff, 0xfe, 0][..]));
+        for none in [0xfffd, 28, 29, 5000] {
+            assert!(out.again(now, none, &mut wide, &mut body).is_none(), "{none} was never sent");
+        }
+        assert!(out.again(start + AGAIN_TIME, 0xffff, &mut wide, &mut body).is_some());
+        let late = start + AGAIN_TIME + Duration::from_millis(1);
+        assert!(
+            out.again(late, 0xffff, &mut wide, &mut body).is_none()
+                && out.again(late, 1, &mut wide, &mut body).is_some()
+        );
+        // What is kept has an end, and so has what is sent again.
+        send(&mut out, late + AGAIN_TIME, &unit(1000), 0, &mut wide);
+        assert_eq!(out.again.as_ref().unwrap().gone.len(), 1);
+        let last = (out.next - 1) as u16;
+        let count = (0..1000).filter(|_| out.again(late + AGAIN_TIME, last, &mut wide, &mut body).is_some()).count();
+        assert_eq!(count, AGAIN_BYTES.1 / 1000);
     }
 }

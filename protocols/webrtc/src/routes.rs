@@ -180,10 +180,6 @@ impl Entry {
     pub(crate) fn is_bound(&self) -> bool {
         !self.paths.is_empty()
     }
-
-    pub(crate) fn routes(&self) -> &Routes {
-        &self.routes
-    }
 }
 
 impl Drop for Entry {

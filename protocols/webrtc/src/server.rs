@@ -27,6 +27,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::placed;
+use crate::burst::Outlet;
 use crate::crowd::{Crowd, Place};
 use crate::direct::{Elsewhere, PATH, Tries, direct};
 use crate::feed::{Feeds, Over, Sent};
@@ -268,7 +269,9 @@ impl WebRtc {
         let proof = Proof::new(inner.crypto.clone(), peer.clone(), &name);
         let (restarts, asked) = mpsc::channel(1);
         let handle = Handle { closed: CancellationToken::new(), restarts, remote: peer, restarted: 0 };
-        let link = Link::new((rtc, keys), offer.text, proof, inner.udp.clone(), entry, (inbox, asked), own, is_player);
+        let outlet = Outlet::new(inner.udp.clone(), inner.routes.clone());
+        let link = Link::new((rtc, keys), offer.text, proof, outlet, entry, (inbox, asked), own);
+        let link = if is_player { link.silent() } else { link };
         Ok((link, placed(&answer.to_sdp_string()), handle))
     }
 

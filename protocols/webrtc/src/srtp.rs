@@ -212,9 +212,7 @@ mod tests {
     fn bytes<const N: usize>(hex: &str) -> [u8; N] {
         let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
         assert_eq!(digits.len(), 2 * N);
-        std::array::from_fn(|at| {
-            u8::from_str_radix(str::from_utf8(&digits[2 * at..2 * at + 2]).unwrap(), 16).unwrap()
-        })
+        std::array::from_fn(|at| u8::from_str_radix(str::from_utf8(&digits[2 * at..2 * at + 2]).unwrap(), 16).unwrap())
     }
 
     /// RFC 3711 B.3.
@@ -236,14 +234,15 @@ mod tests {
     fn packets_are_enciphered_as_the_rfc_shows() {
         let crypto = from_feature_flags();
         let side = || Side::Gcm128 {
-            cipher: crypto.srtp_provider.aead_aes_128_gcm().create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), true),
+            cipher: crypto
+                .srtp_provider
+                .aead_aes_128_gcm()
+                .create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), true),
             salt: bytes("517569642070726f2071756f"),
         };
         let mut srtp = Srtp { rtp: side(), rtcp: side(), hmac: crypto.sha1_hmac_provider, index: 0x05d4 };
         let header = bytes::<12>("8040f17b 8041f8d3 5501a0b2");
-        let body = bytes::<38>(
-            "47616c6c 69612065 7374206f 6d6e6973 20646976 69736120 696e2070 61727465 73207472 6573",
-        );
+        let body = bytes::<38>("47616c6c 69612065 7374206f 6d6e6973 20646976 69736120 696e2070 61727465 73207472 6573");
         let mut out = vec![7];
         srtp.protect_rtp(&mut out, &Cut { header: &header, body: &body, index: 0xf17b });
         let wanted = bytes::<66>(
