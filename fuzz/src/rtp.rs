@@ -523,6 +523,9 @@ fn rewrite(parts: impl Iterator<Item = Message>, name: &str) {
                 rtcp::write_bye(ssrc, &mut written);
                 expected.extend([Message::Receiver(ssrc, Vec::new()), Message::Bye(vec![ssrc])]);
             }),
+            Message::Nack(nack) => assert!(nack.sequences().count() <= 17 * nack.entries.len()),
+            Message::Wide(wide) => assert!(wide.runs.iter().all(|(length, _)| *length > 0)),
+            Message::WantKeyFrame => {}
             Message::Other(kind) => assert!(!matches!(kind, 200 | 201 | 203)),
         }
     }

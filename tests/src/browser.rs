@@ -20,6 +20,22 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("browser")
 }
 
+/// What hls-parser, a strict reader, says of these HLS playlists: see `tests/browser/playlists.mjs`. None where there is none, which is said.
+pub async fn read_strictly(test: &str, playlists: &[String]) -> Option<Value> {
+    if !installed("node", "--version") || !folder().join("node_modules/hls-parser").is_dir() {
+        skipped(test, "node and hls-parser (npm install --prefix tests/browser)");
+        return None;
+    }
+    let file = tempfile::NamedTempFile::new().expect("a place for files");
+    std::fs::write(file.path(), json!(playlists).to_string()).expect("a disk with room");
+    let mut command = Command::new("node");
+    command.arg("playlists.mjs").arg(file.path()).current_dir(folder()).kill_on_drop(true).stdin(Stdio::null());
+    let done = within(Duration::from_secs(120), "hls-parser", command.output()).await.expect("node was just run");
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
+    Some(serde_json::from_str(&said).expect("it says JSON"))
+}
+
 /// Whether there is a browser and what drives it; where there is not, it is said.
 fn ready(test: &str) -> bool {
     let there = installed("node", "--version") && installed("/usr/bin/chromium", "--version");

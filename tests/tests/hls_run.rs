@@ -1,4 +1,4 @@
-//! A long run of HLS with jumps, changes of codec and publishers that go and come back: every playlist is read by a strict parser and compared
+//! A long run of HLS with jumps, changes of codec and publishers that go and come back: every playlist is read by two strict parsers and compared
 //! with the one before, and everything it names is fetched. `CULVERT_HLS_SECONDS=600` makes it ten minutes; CI has less.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use culvert_media::{Frame, Time, Tracks};
+use culvert_tests::browser::read_strictly;
 use culvert_tests::ffmpeg::Media;
 use culvert_tests::http::request;
 use culvert_tests::media::{Script, into_hub, recorded};
@@ -51,7 +52,7 @@ struct Seen {
 /// What all playlists together say.
 #[derive(Default)]
 struct Run {
-    playlists: usize,
+    playlists: Vec<String>,
     first: u64,
     target: Option<u64>,
     segments: BTreeMap<u64, Seen>,
@@ -72,7 +73,7 @@ impl Run {
             Ok(Playlist::MediaPlaylist(playlist)) => playlist,
             other => panic!("{other:?}: {text}"),
         };
-        self.playlists += 1;
+        self.playlists.push(text.to_string());
         let MediaPlaylist { media_sequence, target_duration, discontinuity_sequence, ref segments, .. } = playlist;
         assert!(media_sequence >= self.first, "{text}");
         self.first = media_sequence;
@@ -181,12 +182,20 @@ async fn every_playlist_of_a_run_with_jumps_changes_and_restarts_is_right() {
     let discontinuities = run.segments.values().map(|segment| segment.discontinuity).max().unwrap_or_default();
     println!(
         "{} playlists, {} segments, {discontinuities} discontinuities, {fetched} files",
-        run.playlists,
+        run.playlists.len(),
         run.segments.len()
     );
     // A jump or a change, and a restart, in each turn of at most 11 s.
     assert!(discontinuities >= seconds() / 11, "{discontinuities}");
-    assert!(run.playlists as u64 >= seconds() * 3, "{}", run.playlists);
+    assert!(run.playlists.len() as u64 >= seconds() * 3, "{}", run.playlists.len());
+    if let Some(read) = read_strictly("hls-parser in every_playlist_of_a_run..", &run.playlists).await {
+        assert_eq!(
+            (&read["errors"], &read["playlists"]),
+            (&serde_json::json!([]), &run.playlists.len().into()),
+            "{read}"
+        );
+        assert!(read["parts"].as_u64() > read["segments"].as_u64() && read["maps"].as_u64() > Some(0), "{read}");
+    }
     let (errors, played) = playing.await.unwrap();
     // Its reader of playlists has nothing to say against any of them. Its decoders have: it passes over a second initialisation segment
     // ("Found duplicated MOOV Atom"), and so decodes what comes after a change with the parameters from before.

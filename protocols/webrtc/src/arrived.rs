@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use culvert_formats::rtp::rtcp::Ntp;
-use str0m::rtp::rtcp::{ReceptionReport, Twcc};
+use culvert_formats::rtp::feedback::Wide;
+use culvert_formats::rtp::rtcp::{Block, Ntp};
 use tokio::time::Instant;
 
 use crate::budget::Report;
@@ -44,27 +44,30 @@ impl Default for Arrived {
 }
 
 impl Arrived {
-    /// Feedback on packets, of which the next that goes has the number `next`.
-    pub(crate) fn hear_wide(&mut self, now: Instant, feedback: Twcc, next: u64) {
-        for (number, _, at) in feedback.into_iter(now.into_std(), self.highest.into()) {
+    /// Feedback on packets, of which the next that goes has the number `next`. Of each packet the first word counts.
+    pub(crate) fn hear_wide(&mut self, feedback: &Wide, next: u64) {
+        // The number nearest to the highest.
+        let ahead = feedback.first.wrapping_sub(self.highest as u16).cast_signed();
+        let mut at = self.highest.saturating_add_signed(ahead.into());
+        for (length, came) in &feedback.runs {
             // What has not gone has not come.
-            if !(FIRST..next).contains(&*number) {
-                return;
-            }
+            let end = (at + u64::from(*length)).min(next);
+            let new = end.saturating_sub(at.max(self.highest));
             let [told, _] = &mut self.wide;
-            told.packets += 1;
-            told.came += u64::from(at.is_some());
-            self.highest = self.highest.max(*number + 1);
+            told.packets += new;
+            told.came += if *came { new } else { 0 };
+            self.highest = self.highest.max(end);
+            at = end;
         }
     }
 
     /// A report on one of our tracks.
-    pub(crate) fn hear_report(&mut self, now: Instant, report: &ReceptionReport, of_pictures: bool) {
+    pub(crate) fn hear_report(&mut self, now: Instant, report: &Block, of_pictures: bool) {
         if of_pictures {
             self.lost = Some(f32::from(report.fraction_lost) / 256.0);
         }
-        let Some((_, at)) = self.told.iter().find(|(middle, _)| *middle == report.last_sr_time) else { return };
-        let held = Duration::from_micros(u64::from(report.last_sr_delay) * 1_000_000 / 65_536);
+        let Some((_, at)) = self.told.iter().find(|(middle, _)| *middle == report.last_report) else { return };
+        let held = Duration::from_micros(u64::from(report.since_last) * 1_000_000 / 65_536);
         self.rtt = Some(now.saturating_duration_since(*at).saturating_sub(held));
     }
 
@@ -94,49 +97,39 @@ mod tests {
 
     use super::*;
 
-    /// Feedback on up to 14 packets from this one on, of which the marked ones came, each 250 us after the one before (3.1 there).
-    fn feedback(first: u16, came: &[bool]) -> Twcc {
-        let mut bytes = vec![0, 0, 0, 1, 0, 0, 0, 7];
-        bytes.extend(first.to_be_bytes());
-        bytes.extend((came.len() as u16).to_be_bytes());
-        bytes.extend([0, 0, 9, 1]);
-        let marks = (0u16..).zip(came).fold(0, |marks, (at, came)| marks | u16::from(*came) << (13 - at));
-        bytes.extend((0x8000 | marks).to_be_bytes());
-        bytes.extend(came.iter().filter(|came| **came).map(|_| 1));
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        Twcc::try_from(&bytes[..]).unwrap()
-    }
-
-    fn report(last_sr_time: u32, last_sr_delay: u32, fraction_lost: u8) -> ReceptionReport {
-        ReceptionReport {
-            ssrc: 7.into(),
-            fraction_lost,
-            packets_lost: 0,
-            max_seq: 0,
-            jitter: 0,
-            last_sr_time,
-            last_sr_delay,
-        }
+    fn feedback(first: u16, came: &[bool]) -> Wide {
+        Wide { first, runs: came.iter().map(|came| (1, *came)).collect() }
     }
 
     #[test]
     fn loss_is_of_what_was_spoken_of_and_of_the_last_two_looks() {
-        let (mut arrived, now) = (Arrived::default(), Instant::now());
-        arrived.hear_wide(now, feedback(0, &[true, false, true, true]), FIRST + 100);
+        let (mut arrived, next) = (Arrived::default(), FIRST + 100);
+        arrived.hear_wide(&feedback(0, &[true, false, true, true]), next);
         // Four packets in between were in feedback that was lost.
-        arrived.hear_wide(now, feedback(8, &[true; 4]), FIRST + 100);
+        arrived.hear_wide(&feedback(8, &[true; 4]), next);
         assert_eq!(arrived.look().loss, Some(0.125));
-        arrived.hear_wide(now, feedback(12, &[false; 8]), FIRST + 100);
-        assert_eq!(arrived.look().loss, Some(9.0 / 16.0));
+        arrived.hear_wide(&feedback(10, &[false; 10]), next);
+        assert_eq!(arrived.look().loss, Some(9.0 / 16.0), "each counts once");
         assert_eq!((arrived.look().loss, arrived.look().loss), (Some(1.0), None));
         // Of what was never sent nothing is learnt.
-        arrived.hear_wide(now, feedback(99, &[true, false, false]), FIRST + 100);
-        assert_eq!(arrived.look().loss, Some(0.0));
+        arrived.hear_wide(&feedback(99, &[true, false, false]), next);
+        assert_eq!((arrived.highest, arrived.look().loss), (next, Some(0.0)));
+        // Numbers go on where 16 bits end.
+        let mut arrived = Arrived { highest: FIRST - 3, ..Arrived::default() };
+        arrived.hear_wide(&feedback(0xfffd, &[true; 6]), next);
+        assert_eq!(arrived.highest, FIRST + 3);
     }
 
     #[test]
     fn where_there_is_no_feedback_reports_say_it() {
         let (mut arrived, now) = (Arrived::default(), Instant::now());
+        let report = |last_report, since_last, fraction_lost| Block {
+            ssrc: 7,
+            fraction_lost,
+            last_report,
+            since_last,
+            ..Block::default()
+        };
         arrived.tell(now, Ntp(0x1_0002_0000));
         arrived.hear_report(now + Duration::from_millis(300), &report(0x1_0002, 65_536 / 4, 64), true);
         let seen = arrived.look();
@@ -149,10 +142,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics(first: u16, came in prop::collection::vec(any::<bool>(), 0..14), next in FIRST..FIRST << 3) {
+        fn nothing_panics(
+            feedback in prop::collection::vec((any::<u16>(), prop::collection::vec((any::<u16>(), any::<bool>()), 0..9)), 0..9),
+            next in FIRST..FIRST << 3,
+        ) {
             let mut arrived = Arrived::default();
-            for first in [first, first.wrapping_add(40_000), 65_530] {
-                arrived.hear_wide(Instant::now(), feedback(first, &came), next);
+            for (first, runs) in feedback {
+                arrived.hear_wide(&Wide { first, runs }, next);
+                prop_assert!(arrived.highest <= next);
                 prop_assert!(arrived.look().loss.is_none_or(|loss| (0.0..=1.0).contains(&loss)));
             }
         }

@@ -31,14 +31,12 @@ pub(crate) struct Way {
 #[derive(Clone)]
 pub(crate) struct Outlet {
     udp: Option<Udp>,
-    most_at_once: usize,
     routes: Routes,
 }
 
 impl Outlet {
     pub(crate) fn new(udp: Option<Udp>, routes: Routes) -> Outlet {
-        let most_at_once = udp.as_ref().map_or(1, Udp::most_at_once);
-        Outlet { udp, most_at_once, routes }
+        Outlet { udp, routes }
     }
 
     /// Whether [`ROOM`] packets would be taken: by TCP they wait in a queue that has an end.
@@ -78,7 +76,8 @@ impl Burst {
         let fits = self.to == Some((path.peer, from))
             && !self.is_full
             && bytes <= self.size
-            && self.count < outlet.most_at_once
+            // Asked each time: it is noticed late that a network card takes one at a time.
+            && outlet.udp.as_ref().is_some_and(|udp| self.count < udp.most_at_once())
             && self.data.len() + bytes <= BURST_BYTES;
         if !fits {
             self.flush(outlet);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::feed::Unit;
 use crate::media::Media;
@@ -16,6 +16,8 @@ const MEMBERS: usize = 48;
 #[derive(Default)]
 pub(crate) struct Crew {
     members: Mutex<Vec<Arc<Media>>>,
+    /// It hands on nothing more, however it came to that.
+    over: CancellationToken,
 }
 
 /// A place in a crew; dropping it leaves.
@@ -31,7 +33,7 @@ impl Crew {
 
     /// How many more it takes.
     pub(crate) fn room(&self) -> usize {
-        MEMBERS.saturating_sub(self.lock().len())
+        if self.over.is_cancelled() { 0 } else { MEMBERS.saturating_sub(self.lock().len()) }
     }
 
     /// Serves this viewer, too.
@@ -42,17 +44,27 @@ impl Crew {
 
     /// Hands on what comes until there is no more.
     pub(crate) async fn run(self: Arc<Crew>, mut units: broadcast::Receiver<Arc<Unit>>) {
+        let _over = self.over.clone().drop_guard();
         let mut members = Vec::new();
         loop {
-            let unit = units.recv().await;
-            // Whoever comes or goes meanwhile does not wait for the bursts of all others.
-            members.extend_from_slice(&self.lock());
-            match unit {
-                Ok(unit) => members.drain(..).for_each(|member| member.push(Instant::now(), &unit)),
-                Err(RecvError::Lagged(_)) => members.drain(..).for_each(|member| member.gap()),
+            match units.recv().await {
+                Ok(unit) => {
+                    // Whoever comes or goes meanwhile does not wait for the bursts of all others.
+                    members.extend_from_slice(&self.lock());
+                    members.drain(..).for_each(|member| member.push(&unit));
+                }
+                // Each sees by the numbers what it missed.
+                Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             }
         }
+    }
+}
+
+impl Berth {
+    /// Returns when all that there was has been handed on, and nothing more will be. Cancel safe.
+    pub(crate) async fn over(&self) {
+        self.crew.over.cancelled().await;
     }
 }
 

@@ -284,7 +284,10 @@ impl Seat {
 
     /// Returns when there is no more, and why. Cancel safe.
     pub(crate) async fn over(&self) -> Over {
-        self.feed.closed.cancelled().await;
+        match &self.berth {
+            Some(berth) => berth.over().await,
+            None => self.feed.closed.cancelled().await,
+        }
         self.feed.lock().end.clone().unwrap_or(Over::Ended)
     }
 }

@@ -1,9 +1,11 @@
 //! One peer: its [`Rtc`], and the ways to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
+use bytes::Bytes;
+use culvert_formats::rtp::is_rtcp;
 use str0m::change::SdpOffer;
 use str0m::net::{DatagramRecv, Protocol, Receive, Transmit};
 use str0m::{Event, Input, Output, Rtc, RtcError};
@@ -19,6 +21,8 @@ use crate::session::Restart;
 
 /// The first bytes of RTP and RTCP (RFC 7983 7).
 const MEDIA: RangeInclusive<u8> = 128..=191;
+/// And those of DTLS.
+const DTLS: RangeInclusive<u8> = 20..=63;
 /// Addresses of one peer.
 const PEERS: usize = 32;
 /// A peer and how to reach it.
@@ -36,12 +40,13 @@ pub(crate) struct Link {
     peers: HashMap<SocketAddr, Option<IpAddr>>,
     /// Where it is known that somebody wants this.
     proof: Proof,
-    /// The path that the agents have agreed upon.
+    /// The path that the agents have agreed upon. Where this end is silent its reports, which do not go out, tell of it.
     path: Option<Path>,
-    /// What this end says of its media is said elsewhere: the agent's own reports do not go out. Two that count their packets apart would use
-    /// a number of a key twice.
-    is_silent: bool,
-    keys: Keys,
+    /// Where what keys are agreed upon by went to.
+    agreeing: HashSet<IpAddr>,
+    /// Where media is sent by somebody else: the agent is silent of it, and its own reports do not go out. Two that count their packets apart would
+    /// use a number of a key twice.
+    keys: Option<Keys>,
     burst: Burst,
     refused: u64,
 }
@@ -53,8 +58,9 @@ pub(crate) enum Heard {
 }
 
 impl Link {
+    /// `keys`: where those of the agent will be, for who sends media in its place.
     pub(crate) fn new(
-        (rtc, keys): (Rtc, Keys),
+        (rtc, keys): (Rtc, Option<Keys>),
         offer: String,
         proof: Proof,
         outlet: Outlet,
@@ -73,21 +79,20 @@ impl Link {
             peers: HashMap::new(),
             proof,
             path: None,
-            is_silent: false,
+            agreeing: HashSet::new(),
             keys,
             burst: Burst::default(),
             refused: 0,
         }
     }
 
-    /// Media is sent by somebody else, and nothing of it by the agent.
-    pub(crate) fn silent(self) -> Link {
-        Link { is_silent: true, ..self }
+    fn is_silent(&self) -> bool {
+        self.keys.is_some()
     }
 
     /// What was agreed upon for SRTP, once.
     pub(crate) fn keys(&self) -> Option<Agreed> {
-        self.keys.take()
+        self.keys.as_ref()?.take()
     }
 
     /// The next thing for it. None: its entry is gone. Cancel safe.
@@ -99,15 +104,16 @@ impl Link {
         }
     }
 
-    /// Takes what was heard.
-    pub(crate) fn handle(&mut self, heard: Heard) {
+    /// Takes what was heard. Returns what is none of the agent's business: RTCP, enciphered, where it is silent.
+    pub(crate) fn handle(&mut self, heard: Heard) -> Option<Bytes> {
         match heard {
-            Heard::Datagram(datagram) => self.take(&datagram),
+            Heard::Datagram(datagram) => return self.take(datagram),
             Heard::Restart(Restart { remote, answer }) => {
                 // Who asked may have gone.
                 answer.send(self.restart(remote)).ok();
             }
         }
+        None
     }
 
     /// ICE begins anew, with other credentials on both sides; keys and media go on (RFC 8445 9).
@@ -121,29 +127,36 @@ impl Link {
     }
 
     /// Takes what came. What is wrong with it is counted, and nobody is told (security.md S21).
-    fn take(&mut self, datagram: &Datagram) {
+    fn take(&mut self, datagram: Datagram) -> Option<Bytes> {
         let Path { tcp, peer } = datagram.path;
         // More addresses than a peer has: the agent would keep them all.
         if self.peers.len() >= PEERS && !self.peers.contains_key(&peer) {
             self.refused += 1;
-            return;
+            return None;
         }
         self.peers.insert(peer, datagram.to);
         if self.proof.take(peer, &datagram.data) {
-            return;
+            return None;
+        }
+        if self.is_silent()
+            && datagram.data.first().is_some_and(|first| MEDIA.contains(first))
+            && is_rtcp(&datagram.data)
+        {
+            return Some(datagram.data);
         }
         let Ok(contents) = DatagramRecv::try_from(&datagram.data[..]) else {
             self.refused += 1;
-            return;
+            return None;
         };
         let same = self.own.iter().find(|own| own.is_ipv4() == peer.is_ipv4()).or(self.own.first());
-        let Some(destination) = same.copied() else { return };
+        let destination = same.copied()?;
         let proto = if tcp { Protocol::Tcp } else { Protocol::Udp };
         let receive = Receive { proto, source: peer, destination, contents };
         if let Err(why) = self.rtc.handle_input(Input::Receive(Instant::now().into_std(), receive)) {
             self.refused += 1;
             tracing::debug!(%peer, %why, "a datagram of a WebRTC peer was refused");
         }
+        None
     }
 
     /// It is time.
@@ -173,8 +186,11 @@ impl Link {
         // All but ICE itself, whose first two bits and the next five are 0 (RFC 7983 7).
         if first > 3 {
             let path = *self.path.insert(Path { tcp, peer });
-            if self.is_silent && MEDIA.contains(&first) {
+            if self.is_silent() && MEDIA.contains(&first) {
                 return;
+            }
+            if DTLS.contains(&first) {
+                self.agreeing.insert(peer.ip());
             }
             if self.may_send(Instant::now(), path).is_err() {
                 return;
@@ -207,11 +223,6 @@ impl Link {
         &self.outlet
     }
 
-    /// The agents have agreed upon this path.
-    pub(crate) fn nominate(&mut self, path: Path) {
-        self.path = Some(path);
-    }
-
     /// On its way, with what goes the same way. `write` appends `bytes` bytes.
     fn put(&mut self, path: Path, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let way = self.way(path);
@@ -222,11 +233,11 @@ impl Link {
         Way { path, from: self.peers.get(&path.peer).copied().flatten() }
     }
 
-    /// Keys are agreed upon: from now on media goes to where that was.
+    /// Keys are agreed upon: from now on media goes to where that was. Where that was at more than one address, any of them may be one that somebody
+    /// only spoke of while the others answered, so none is known yet.
     pub(crate) fn prove(&mut self) {
-        if let Some(path) = self.path {
-            self.proof.prove(path.peer.ip());
-        }
+        let only = self.agreeing.iter().next().filter(|_| self.agreeing.len() == 1).copied();
+        self.proof.begin(only);
     }
 
     /// Whether somebody with the right checksum has been heard.

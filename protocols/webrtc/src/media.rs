@@ -3,12 +3,12 @@
 //! not go at once.
 
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use culvert_formats::rtp::rtcp::Ntp;
+use culvert_formats::rtp::feedback::Nack;
+use culvert_formats::rtp::rtcp::{self, Block, Message, Ntp};
 use culvert_hub::SessionFigures;
 use culvert_media::Kind;
-use str0m::rtp::rtcp::{Nack, ReceptionReport, Rtcp};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -20,8 +20,12 @@ use crate::feed::Unit;
 use crate::out::Out;
 use crate::srtp::Srtp;
 
-/// It is told each so many looks what has gone: once a second.
+/// How often it is looked at what was heard; it is told each so many looks what has gone: once a second.
+const LOOK: Duration = Duration::from_millis(500);
 const LOOKS: u64 = 2;
+
+/// Packets that are looked for of one that asks for many.
+const ASKED: usize = 1024;
 
 /// What sends. Locked for as long as a burst takes.
 pub(crate) struct Media {
@@ -39,13 +43,14 @@ struct State {
     video: Option<Out>,
     audio: Option<Out>,
     backlog: Backlog,
-    /// The newest unit that it began with: what the crew has of these is known.
-    begun: u64,
+    /// The newest unit that was seen.
+    newest: u64,
     budget: Budget,
     /// The number of the next packet, of all that go out.
     wide: u64,
     arrived: Arrived,
     looks: u64,
+    looked: Instant,
     burst: Burst,
     /// When the session's task looks again; none: it waits for the bell.
     watched: Option<Instant>,
@@ -77,11 +82,12 @@ impl Media {
             video,
             audio,
             backlog: Backlog::default(),
-            begun: 0,
+            newest: 0,
             budget: Budget::new(Instant::now()),
             wide: FIRST,
             arrived: Arrived::default(),
             looks: 0,
+            looked: Instant::now(),
             burst: Burst::default(),
             watched: None,
             body: Vec::new(),
@@ -96,16 +102,23 @@ impl Media {
     /// Begins with what is cached, of which `newest` is the number of the last. False: there was no picture.
     pub(crate) fn begin(&self, cached: Vec<Arc<Unit>>, newest: u64) -> bool {
         let mut state = self.lock();
-        state.begun = newest;
+        state.newest = newest;
         state.backlog.begin(Instant::now(), cached)
     }
 
-    /// A unit of the stream: it goes at once, or waits.
-    pub(crate) fn push(&self, now: Instant, unit: &Arc<Unit>) {
+    /// A unit of the stream: it goes at once, or waits. Where others were passed over before it, pictures go on with a key frame.
+    pub(crate) fn push(&self, unit: &Arc<Unit>) {
         let mut state = self.lock();
-        if unit.number <= state.begun {
+        let now = Instant::now();
+        // The crew was behind what it began with.
+        if unit.number <= state.newest {
             return;
         }
+        if unit.number > state.newest + 1 {
+            let left_out = state.backlog.wait() as u64;
+            self.figures.count_gap(left_out + unit.number - state.newest - 1);
+        }
+        state.newest = unit.number;
         state.budget.want(unit.bytes);
         state.backlog.push(now, unit.clone());
         let is_seen = match state.send(now, &self.outlet, &self.figures) {
@@ -116,12 +129,6 @@ impl Media {
         if !is_seen {
             self.waits.notify_one();
         }
-    }
-
-    /// Units were passed over: goes on at the next key frame.
-    pub(crate) fn gap(&self) {
-        let left_out = self.lock().backlog.wait();
-        self.figures.count_gap(left_out as u64);
     }
 
     /// Sends what waits, as far as the network takes it.
@@ -150,28 +157,37 @@ impl Media {
         self.lock().budget.bits_per_second()
     }
 
-    /// What the peer says of what came.
-    pub(crate) fn hear(&self, rtcp: Rtcp) {
+    /// What the peer says of what came, deciphered. Whether it wishes for a key frame.
+    pub(crate) fn hear(&self, compound: &[u8]) -> bool {
+        let messages: Vec<Message> = rtcp::messages(compound).map_while(Result::ok).collect();
         let now = Instant::now();
         let mut state = self.lock();
-        #[allow(clippy::wildcard_enum_match_arm, reason = "the list is another crate's and grows")]
-        match rtcp {
-            Rtcp::ReceiverReport(report) => report.reports.iter().for_each(|block| state.hear_block(now, block)),
-            Rtcp::SenderReport(report) => report.reports.iter().for_each(|block| state.hear_block(now, block)),
-            Rtcp::Twcc(feedback) => {
-                let next = state.wide;
-                state.arrived.hear_wide(now, feedback, next);
+        let mut wishes = false;
+        for message in messages {
+            match message {
+                Message::Receiver(_, blocks) | Message::Sender(_, _, blocks) => {
+                    blocks.iter().for_each(|block| state.hear_block(now, block));
+                }
+                Message::Wide(feedback) => {
+                    let next = state.wide;
+                    state.arrived.hear_wide(&feedback, next);
+                }
+                Message::Nack(nack) => state.send_again(now, &self.outlet, &nack),
+                Message::WantKeyFrame => wishes = true,
+                Message::Bye(_) | Message::Other(_) => {}
             }
-            Rtcp::Nack(nack) => state.send_again(now, &self.outlet, &nack),
-            _ => {}
         }
+        wishes
     }
 
-    /// Looks, twice a second, at what was heard of how the network does, and says what has gone. Returns what was learnt if the network takes less
-    /// than there is, for the first time.
-    pub(crate) fn look(&self) -> Option<(u64, Report)> {
-        let now = Instant::now();
+    /// Looks, twice a second, at what was heard of how the network does, and says what has gone. Returns when it is to be looked again, and what was
+    /// learnt if the network takes less than there is, for the first time.
+    pub(crate) fn look(&self) -> (Instant, Option<(u64, Report)>) {
         let mut state = self.lock();
+        let now = Instant::now();
+        if now < state.looked + LOOK && state.looks > 0 {
+            return (state.looked + LOOK, None);
+        }
         let was_free = state.budget.bits_per_second().is_none();
         let report = state.arrived.look();
         state.budget.handle_report(now, report);
@@ -179,7 +195,21 @@ impl Media {
             state.report(now, &self.outlet);
         }
         state.looks += 1;
-        state.budget.bits_per_second().filter(|_| was_free).map(|bits| (bits, report))
+        state.looked = now;
+        (now + LOOK, state.budget.bits_per_second().filter(|_| was_free).map(|bits| (bits, report)))
+    }
+
+    /// Says that there is no more (RFC 3550 6.6).
+    pub(crate) fn bye(&self) {
+        let mut state = self.lock();
+        let State { srtp, way, video, audio, burst, .. } = &mut *state;
+        let Some(way) = *way else { return };
+        for out in [video, audio].into_iter().flatten() {
+            let mut bye = Vec::new();
+            rtcp::write_bye(out.ssrc(), &mut bye);
+            burst.put(&self.outlet, way, bye.len() + srtp.rtcp_overhead(), |out| srtp.protect_rtcp(out, &bye));
+        }
+        burst.flush(&self.outlet);
     }
 }
 
@@ -190,7 +220,7 @@ impl State {
             figures.count_gap(left_out as u64);
         }
         let mut room = ROOM;
-        while !self.backlog.is_empty() {
+        while !self.backlog.is_empty() && room > 0 {
             let Some(way) = self.way else { return Rest::Blocked(None) };
             if room == ROOM && !outlet.has_room(way.path) {
                 return Rest::Blocked(outlet.written(way.path));
@@ -231,8 +261,8 @@ impl State {
         }
     }
 
-    fn hear_block(&mut self, now: Instant, block: &ReceptionReport) {
-        let of = |out: &&mut Out| out.ssrc() == *block.ssrc;
+    fn hear_block(&mut self, now: Instant, block: &Block) {
+        let of = |out: &&mut Out| out.ssrc() == block.ssrc;
         let pictures = self.video.as_mut().filter(of);
         let of_pictures = pictures.is_some();
         let Some(out) = pictures.or(self.audio.as_mut().filter(of)) else { return };
@@ -242,19 +272,16 @@ impl State {
 
     /// Sends what is asked for again, as far as that is still here and was not asked for too often.
     fn send_again(&mut self, now: Instant, outlet: &Outlet, nack: &Nack) {
-        let Some(out) = self.video.as_mut().filter(|out| out.ssrc() == *nack.ssrc) else { return };
+        let Some(out) = self.video.as_mut().filter(|out| out.ssrc() == nack.ssrc) else { return };
         let Some(way) = self.way else { return };
-        for entry in &nack.reports {
-            let others = (0..16).filter(|bit| entry.blp >> bit & 1 == 1).map(|bit| entry.pid.wrapping_add(bit + 1));
-            for sequence in std::iter::once(entry.pid).chain(others) {
-                if !outlet.has_room(way.path) {
-                    return;
-                }
-                let Some(cut) = out.again(now, sequence, &mut self.wide, &mut self.body) else { continue };
-                let bytes = cut.bytes() + self.srtp.rtp_overhead();
-                self.burst.put(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
-                self.budget.spend(cut.body.len());
+        for sequence in nack.sequences().take(ASKED) {
+            if !outlet.has_room(way.path) {
+                break;
             }
+            let Some(cut) = out.again(now, sequence, &mut self.wide, &mut self.body) else { continue };
+            let bytes = cut.bytes() + self.srtp.rtp_overhead();
+            self.burst.put(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
+            self.budget.spend(cut.body.len());
         }
         self.burst.flush(outlet);
     }
@@ -288,7 +315,6 @@ mod tests {
     use culvert_hub::{Hub, HubLimits, Identity, Source};
     use str0m::crypto::dtls::SrtpProfile;
     use str0m::crypto::from_feature_flags;
-    use str0m::rtp::rtcp::NackEntry;
 
     use super::*;
     use crate::keys::Agreed;
@@ -309,25 +335,24 @@ mod tests {
         Arc::new(unit)
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_waits_goes_once_it_is_known_where_and_each_once() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(40))).unwrap();
         let udp = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         // The runtime hears of it when it rests.
         tokio::time::sleep(Duration::from_millis(20)).await;
         let crypto = from_feature_flags();
         let agreed = Agreed { profile: SrtpProfile::AEAD_AES_128_GCM, material: vec![5; 56], is_active: false };
-        let srtp = Srtp::new(&crypto, &agreed).unwrap();
+        let (srtp, _) = Srtp::new(&crypto, &agreed).unwrap();
         let hub = Hub::new(HubLimits::default());
         let source = Source { protocol: "webrtc", remote: socket.local_addr().unwrap() };
         let publisher = hub.publish(&"live/a".parse().unwrap(), source, Identity::anonymous()).unwrap();
         let figures = publisher.session().figures().clone();
         let media = Media::new(srtp, Outlet::new(Some(udp), Routes::default()), Some(out(10)), None, figures.clone());
         assert!(media.begin(vec![numbered(4, 2), numbered(5, 1)], 5));
-        let now = Instant::now();
         // The crew is behind what it began with; and then a unit that it did not have.
-        (3..=6).for_each(|number| media.push(now, &numbered(number, 1)));
+        (3..=6).for_each(|number| media.push(&numbered(number, 1)));
         media.waits().await;
         assert!(matches!(media.send(), Rest::Blocked(None)) && next(&socket).is_none());
         let way = Way { path: Path { tcp: false, peer: socket.local_addr().unwrap() }, from: None };
@@ -338,9 +363,14 @@ mod tests {
         let seen: Vec<_> = sent.iter().map(|(sequence, length, _)| (*sequence, *length - 44)).collect();
         assert_eq!(seen, [(10, 1), (11, 2), (12, 1), (13, 1)]);
         assert_eq!(figures.frames(), 3);
-        let asked = |pid, blp| Nack { sender_ssrc: 1.into(), ssrc: 7.into(), reports: NackEntry { pid, blp }.into() };
-        media.hear(Rtcp::Nack(asked(11, 0b10)));
-        media.hear(Rtcp::Nack(Nack { ssrc: 8.into(), ..asked(12, 0) }));
+        assert!(media.look().1.is_none());
+        let (_, length, report) = next(&socket).unwrap();
+        assert!(is_rtcp(&report) && length > 28 + 20 && next(&socket).is_none());
+        assert!(media.look().1.is_none() && next(&socket).is_none(), "once a second");
+        // A packet and the second one behind it; of an SSRC that is not ours; a key frame.
+        let nack = |ssrc, low, others| [0x81, 205, 0, 3, 0, 0, 0, 1, 0, 0, 0, ssrc, 0, low, 0, others];
+        let compound = [&nack(7, 11, 0b10)[..], &nack(8, 12, 0), &[0x81, 206, 0, 2, 0, 0, 0, 1, 0, 0, 0, 7]].concat();
+        assert!(media.hear(&compound) && !media.hear(&nack(8, 1, 1)));
         // Its own number and SSRC, and the old number in front of the payload.
         let again: Vec<_> = std::iter::from_fn(|| next(&socket)).collect();
         assert_eq!(
@@ -348,9 +378,14 @@ mod tests {
             [(5, 4), (6, 3)]
         );
         assert!(again.iter().all(|(.., bytes)| bytes[1] & 0x7f == 97 && bytes[11] == 8));
-        assert!(media.look().is_none());
-        let (_, length, report) = next(&socket).unwrap();
-        assert!(is_rtcp(&report) && length > 28 + 20 && next(&socket).is_none());
-        assert!(media.look().is_none() && next(&socket).is_none(), "once a second");
+        // Others were passed over: the next that goes is a key frame.
+        let mut delta = Arc::try_unwrap(numbered(9, 1)).unwrap();
+        delta.key = false;
+        media.push(&Arc::new(delta));
+        assert!(next(&socket).is_none() && figures.gaps() == (1, 2));
+        media.push(&numbered(10, 1));
+        assert_eq!(next(&socket).map(|(sequence, ..)| sequence), Some(14));
+        media.bye();
+        assert!(next(&socket).is_some_and(|(.., bytes)| is_rtcp(&bytes)));
     }
 }

@@ -50,6 +50,8 @@ pub(crate) struct Proof {
     /// The name that the peer has for us, behind its own.
     username: String,
     proven: Option<IpAddr>,
+    /// Nothing is agreed upon: little goes out, and that anywhere.
+    is_begun: bool,
     asked: Vec<(IpAddr, TransId, Instant)>,
 }
 
@@ -66,7 +68,7 @@ pub(crate) enum Verdict {
 impl Proof {
     pub(crate) fn new(crypto: Arc<CryptoProvider>, remote: Remote, own_name: &str) -> Proof {
         let username = format!("{}:{own_name}", remote.name);
-        Proof { crypto, remote, username, proven: None, asked: Vec::new() }
+        Proof { crypto, remote, username, proven: None, is_begun: false, asked: Vec::new() }
     }
 
     /// The peer has other credentials now, and knows us by another name.
@@ -76,15 +78,16 @@ impl Proof {
         self.asked.clear();
     }
 
-    /// Keys were agreed upon there.
-    pub(crate) fn prove(&mut self, address: IpAddr) {
-        self.proven = Some(address);
+    /// Keys are agreed upon: from now on nothing goes to where nobody has answered. They were agreed upon there, where that is known.
+    pub(crate) fn begin(&mut self, address: Option<IpAddr>) {
+        self.is_begun = true;
+        self.proven = address;
     }
 
     /// Whether something else than ICE may go there. Until keys are agreed upon there is no media, and little of anything.
     pub(crate) fn may(&mut self, now: Instant, peer: SocketAddr) -> Verdict {
         let address = peer.ip();
-        if self.proven.is_none_or(|proven| proven == address) {
+        if !self.is_begun || self.proven == Some(address) {
             return Verdict::Send;
         }
         let asked = self.asked.iter().rev().find(|(of, ..)| *of == address);
@@ -156,7 +159,7 @@ mod tests {
         let (mut proof, now) = (proof(), Instant::now());
         let (first, other): (SocketAddr, SocketAddr) = ("192.0.2.1:5".parse().unwrap(), "192.0.2.9:6".parse().unwrap());
         assert!(matches!(proof.may(now, other), Verdict::Send), "nothing is agreed upon yet");
-        proof.prove(first.ip());
+        proof.begin(Some(first.ip()));
         let Verdict::Ask(question) = proof.may(now, other) else { panic!("a question") };
         assert!(matches!(proof.may(now, other), Verdict::Wait(_)));
         assert!(matches!(proof.may(now, "192.0.2.1:77".parse().unwrap()), Verdict::Send), "another port of the same");
@@ -174,7 +177,7 @@ mod tests {
     #[test]
     fn questions_are_few() {
         let (mut proof, now) = (proof(), Instant::now());
-        proof.prove("192.0.2.1".parse().unwrap());
+        proof.begin(None);
         for n in 0..1_000u32 {
             let at = now + Duration::from_millis(n.into());
             proof.may(at, SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 9)));

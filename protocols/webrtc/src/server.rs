@@ -48,6 +48,9 @@ pub(crate) const PROTOCOL: &str = "webrtc";
 const SDP: &str = "application/sdp";
 /// How long an offer's body may take.
 const BODY: Duration = Duration::from_secs(10);
+/// What stands in the headers of what goes to a player, as far as its offer has it.
+const EXTENSIONS: [RtpExtension; 3] =
+    [RtpExtension::TransportSequenceNumber, RtpExtension::PlayoutDelay, RtpExtension::RtpMid];
 /// The id of `playout-delay` in our own map; the offer's is taken where it has one.
 const PLAYOUT_DELAY: u8 = 14;
 
@@ -82,8 +85,8 @@ impl Drop for Open {
     }
 }
 
-/// How often it is looked at what peers say of their networks.
-const REPORTS: Duration = Duration::from_millis(500);
+/// How often the agent of a player, which is silent, says by a report that does not go out which path is agreed upon.
+const PATHS: Duration = Duration::from_millis(250);
 
 /// What goes wrong, with what to tell: status, a stable word, a sentence.
 pub(crate) struct Fault(pub(crate) u16, pub(crate) &'static str, pub(crate) String);
@@ -156,12 +159,7 @@ impl WebRtc {
     }
 
     fn config(&self) -> RtcConfig {
-        let config = RtcConfig::new()
-            .set_crypto_provider(self.0.crypto.clone())
-            .set_ice_lite(true)
-            .set_rtp_mode(true)
-            .set_stats_interval(Some(REPORTS))
-            .set_extension(PLAYOUT_DELAY, RtpExtension::PlayoutDelay);
+        let config = RtcConfig::new().set_crypto_provider(self.0.crypto.clone()).set_ice_lite(true).set_rtp_mode(true);
         match &self.0.certificate {
             Some(certificate) => config.set_dtls_cert(certificate.clone()),
             None => config,
@@ -249,10 +247,25 @@ impl WebRtc {
         if types.windows(2).any(|pair| pair.first() == pair.last()) {
             return Err(Fault(400, "bad-offer", "the offer has one payload type for two codecs".into()));
         }
-        // What a player says of what came is heard by who sends.
-        let mut config = self.config().enable_raw_packets(is_player);
+        let mut config = self.config();
+        if is_player {
+            config = config.set_rtcp_report_interval_video(PATHS).set_rtcp_report_interval_audio(PATHS);
+            // What is agreed upon is what `Out` writes.
+            config = config.clear_extension_map();
+            for (id, extension) in (1..).zip(EXTENSIONS) {
+                config = config.set_extension(id, extension.clone());
+            }
+        } else {
+            config = config.set_extension(PLAYOUT_DELAY, RtpExtension::PlayoutDelay);
+        }
         choose(config.codec_config(), lines);
-        let (mut rtc, keys) = keys::build(config, std::time::Instant::now());
+        let now = std::time::Instant::now();
+        let (mut rtc, keys) = if is_player {
+            let (rtc, keys) = keys::build(config, now);
+            (rtc, Some(keys))
+        } else {
+            (config.build(now), None)
+        };
         let own = addresses(&inner.settings, inner.listen, sender.host, sender.remote.ip());
         for address in &own {
             for candidate in candidates(*address, inner.udp.is_some()) {
@@ -271,7 +284,6 @@ impl WebRtc {
         let handle = Handle { closed: CancellationToken::new(), restarts, remote: peer, restarted: 0 };
         let outlet = Outlet::new(inner.udp.clone(), inner.routes.clone());
         let link = Link::new((rtc, keys), offer.text, proof, outlet, entry, (inbox, asked), own);
-        let link = if is_player { link.silent() } else { link };
         Ok((link, placed(&answer.to_sdp_string()), handle))
     }
 

@@ -1,5 +1,5 @@
-//! What goes out, enciphered (RFC 3711, RFC 7714). The ciphers are str0m's; what is around them is here because a packet is to be written once,
-//! straight into the burst that it leaves with.
+//! What goes to a player, enciphered, and what it says of that, deciphered (RFC 3711, RFC 7714). The ciphers are str0m's; what is around them is
+//! here because a packet is to be written once, straight into the burst that it leaves with.
 
 use str0m::crypto::dtls::SrtpProfile;
 use str0m::crypto::{
@@ -38,8 +38,8 @@ enum Side {
 }
 
 impl Srtp {
-    /// None: a profile that is unknown here, or material of another length than it has.
-    pub(crate) fn new(crypto: &CryptoProvider, agreed: &Agreed) -> Option<Srtp> {
+    /// Both halves. None: a profile that is unknown here, or material of another length than it has.
+    pub(crate) fn new(crypto: &CryptoProvider, agreed: &Agreed) -> Option<(Srtp, Heard)> {
         let (key, salt) = match agreed.profile {
             SrtpProfile::AEAD_AES_128_GCM => (AeadAes128Gcm::KEY_LEN, AeadAes128Gcm::SALT_LEN),
             SrtpProfile::AEAD_AES_256_GCM => (AeadAes256Gcm::KEY_LEN, AeadAes256Gcm::SALT_LEN),
@@ -47,15 +47,20 @@ impl Srtp {
             _ => return None,
         };
         let (keys, salts) = agreed.material.split_at_checked(2 * key)?;
-        // Who began is the client, and its half comes first (RFC 5764 4.2).
-        let half = |both: &[u8]| {
-            let (client, server) = both.split_at(both.len() / 2);
-            if agreed.is_active { client.to_vec() } else { server.to_vec() }
-        };
         (salts.len() == 2 * salt).then_some(())?;
-        let master = Master { crypto: crypto.srtp_provider, key: half(keys), salt: half(salts) };
-        let side = |labels: [u8; 3]| master.side(agreed.profile, labels);
-        Some(Srtp { rtp: side(RTP)?, rtcp: side(RTCP)?, hmac: crypto.sha1_hmac_provider, index: 0 })
+        let master = |of_client: bool| {
+            // Who began is the client, and its half comes first (RFC 5764 4.2).
+            let half = |both: &[u8]| {
+                let (client, server) = both.split_at(both.len() / 2);
+                if of_client { client.to_vec() } else { server.to_vec() }
+            };
+            Master { crypto: crypto.srtp_provider, key: half(keys), salt: half(salts) }
+        };
+        let (own, theirs) = (master(agreed.is_active), master(!agreed.is_active));
+        let hmac = crypto.sha1_hmac_provider;
+        let rtcp = own.side(agreed.profile, RTCP, true)?;
+        let srtp = Srtp { rtp: own.side(agreed.profile, RTP, true)?, rtcp, hmac, index: 0 };
+        Some((srtp, Heard { rtcp: theirs.side(agreed.profile, RTCP, false)?, hmac, highest: None, seen: 0 }))
     }
 
     /// By how many bytes an RTP packet grows.
@@ -155,6 +160,61 @@ impl Srtp {
     }
 }
 
+/// The peer's half, of which only RTCP is of interest.
+pub(crate) struct Heard {
+    rtcp: Side,
+    hmac: &'static dyn Sha1HmacProvider,
+    /// The highest index that came, and which of the 64 up to it (RFC 3711 3.3.2).
+    highest: Option<u32>,
+    seen: u64,
+}
+
+impl Heard {
+    /// A compound RTCP packet, deciphered. None: it is not of this peer, or came before.
+    pub(crate) fn open(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
+        let (head, rest) = packet.split_at_checked(RTCP_HEAD)?;
+        let ssrc = u32::from_be_bytes(*head.last_chunk()?);
+        let marked = match self.rtcp {
+            Side::Gcm128 { .. } | Side::Gcm256 { .. } => rest.last_chunk()?,
+            Side::Cm { .. } => rest.split_last_chunk::<{ Aes128CmSha1_80::HMAC_TAG_LEN }>()?.0.last_chunk()?,
+        };
+        let index = u32::from_be_bytes(*marked).checked_sub(ENCIPHERED)?;
+        let back = self.highest.map_or(0, |highest| highest.saturating_sub(index));
+        if back >= u64::BITS || (self.highest.is_some_and(|highest| index <= highest) && self.seen >> back & 1 == 1) {
+            return None;
+        }
+        let mut out = vec![0; packet.len() + SLACK];
+        let (to, body) = out.split_at_mut(RTCP_HEAD);
+        to.copy_from_slice(head);
+        let known = [head, marked].concat();
+        let length = match &mut self.rtcp {
+            Side::Gcm128 { cipher, salt } => {
+                let sealed =
+                    rest.get(..rest.len() - INDEX_BYTES).filter(|sealed| sealed.len() >= AeadAes128Gcm::TAG_LEN)?;
+                cipher.decrypt(&AeadAes128Gcm::rtcp_iv(*salt, ssrc, index), &[&known], sealed, body).ok()?
+            }
+            Side::Gcm256 { cipher, salt } => {
+                let sealed =
+                    rest.get(..rest.len() - INDEX_BYTES).filter(|sealed| sealed.len() >= AeadAes256Gcm::TAG_LEN)?;
+                cipher.decrypt(&AeadAes256Gcm::rtcp_iv(*salt, ssrc, index), &[&known], sealed, body).ok()?
+            }
+            Side::Cm { cipher, salt, key } => {
+                let (all, tag) = packet.split_last_chunk::<{ Aes128CmSha1_80::HMAC_TAG_LEN }>()?;
+                let hmac = |key: &[u8], parts: &[&[u8]]| self.hmac.sha1_hmac(key, parts);
+                Aes128CmSha1_80::rtcp_verify(hmac, key, all, tag).then_some(())?;
+                let sealed = all.get(RTCP_HEAD..all.len() - INDEX_BYTES)?;
+                cipher.decrypt(&Aes128CmSha1_80::rtp_iv(*salt, ssrc, index.into()), sealed, body).ok()?;
+                sealed.len()
+            }
+        };
+        let ahead = self.highest.map_or(0, |highest| index.saturating_sub(highest));
+        self.seen = self.seen.checked_shl(ahead).unwrap_or(0) | 1u64.checked_shl(back).unwrap_or(0);
+        self.highest = self.highest.max(Some(index));
+        out.truncate(RTCP_HEAD + length);
+        Some(out)
+    }
+}
+
 /// What the keys of a session are made of.
 struct Master {
     crypto: &'static dyn SrtpProvider,
@@ -163,18 +223,18 @@ struct Master {
 }
 
 impl Master {
-    fn side(&self, profile: SrtpProfile, [key, tag, salt]: [u8; 3]) -> Option<Side> {
+    fn side(&self, profile: SrtpProfile, [key, tag, salt]: [u8; 3], encrypts: bool) -> Option<Side> {
         Some(match profile {
             SrtpProfile::AEAD_AES_128_GCM => Side::Gcm128 {
-                cipher: self.crypto.aead_aes_128_gcm().create_cipher(self.derive(key), true),
+                cipher: self.crypto.aead_aes_128_gcm().create_cipher(self.derive(key), encrypts),
                 salt: self.derive(salt),
             },
             SrtpProfile::AEAD_AES_256_GCM => Side::Gcm256 {
-                cipher: self.crypto.aead_aes_256_gcm().create_cipher(self.derive(key), true),
+                cipher: self.crypto.aead_aes_256_gcm().create_cipher(self.derive(key), encrypts),
                 salt: self.derive(salt),
             },
             SrtpProfile::AES128_CM_SHA1_80 => Side::Cm {
-                cipher: self.crypto.aes_128_cm_sha1_80().create_cipher(self.derive(key), true),
+                cipher: self.crypto.aes_128_cm_sha1_80().create_cipher(self.derive(key), encrypts),
                 salt: self.derive(salt),
                 key: self.derive(tag),
             },
@@ -261,6 +321,16 @@ mod tests {
              0bb9275b c84aa458 96cf4d2f c5abf872 45d9eade 800005d4",
         );
         assert_eq!(out, wanted);
+        let side = Side::Gcm128 {
+            cipher: crypto
+                .srtp_provider
+                .aead_aes_128_gcm()
+                .create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), false),
+            salt: bytes("517569642070726f2071756f"),
+        };
+        let mut heard = Heard { rtcp: side, hmac: crypto.sha1_hmac_provider, highest: None, seen: 0 };
+        assert_eq!(heard.open(&wanted).as_deref(), Some(&packet[..]));
+        assert_eq!(heard.open(&wanted), None, "it came before");
         srtp.index = ENCIPHERED;
         srtp.protect_rtcp(&mut out, &packet);
         srtp.protect_rtp(&mut out, &Cut { header: &header[..11], body: &body, index: 1 });
@@ -293,5 +363,41 @@ mod tests {
         let (packet, tag) = out.split_at(44);
         assert_eq!((&packet[8..40], &packet[40..]), (&stream[..], &[0x80, 0, 0, 0][..]));
         assert!(out.len() == 40 + srtp.rtcp_overhead() && Aes128CmSha1_80::rtcp_verify(hmac, &key, packet, tag));
+    }
+
+    /// Of both ends of a session, in each profile.
+    #[test]
+    fn what_one_says_the_other_hears_once() {
+        let crypto = from_feature_flags();
+        for profile in SrtpProfile::ALL.iter().copied() {
+            let end = |is_active| {
+                let material = (0..profile.keying_material_len()).map(|at| at as u8).collect();
+                Srtp::new(&crypto, &Agreed { profile, material, is_active }).unwrap()
+            };
+            let ((mut srtp, mut own), (_, mut heard)) = (end(true), end(false));
+            let packet = |n: u8| [&[0x81, 201, 0, 7, 0, 0, 0, 9][..], &[n; 24]].concat();
+            let sealed: Vec<Vec<u8>> = (0..200)
+                .map(|n| {
+                    let mut out = Vec::new();
+                    srtp.protect_rtcp(&mut out, &packet(n));
+                    assert_eq!(out.len(), 32 + srtp.rtcp_overhead());
+                    out
+                })
+                .collect();
+            for n in [3, 1, 2, 70, 7, 69, 0, 6, 199] {
+                // Out of order within 64, and nothing older than that.
+                let wanted = (n != 0 && n != 6).then(|| packet(n));
+                assert_eq!(heard.open(&sealed[usize::from(n)]), wanted, "{profile}: {n}");
+                assert_eq!(heard.open(&sealed[usize::from(n)]), None, "{profile}: {n} again");
+            }
+            assert_eq!(own.open(&sealed[150]), None, "its own");
+            for at in 0..sealed[180].len() {
+                let mut broken = sealed[180].clone();
+                broken[at] ^= 1;
+                assert_eq!(heard.open(&broken), None, "{profile}: byte {at}");
+                assert_eq!(heard.open(&sealed[180][..at]), None, "{profile}: {at} bytes");
+            }
+            assert_eq!(heard.open(&sealed[180]), Some(packet(180)), "{profile}");
+        }
     }
 }

@@ -8,8 +8,6 @@ use culvert_media::{Codec, Kind};
 use str0m::crypto::CryptoProvider;
 use str0m::format::CodecConfig;
 use str0m::media::Mid;
-use str0m::net::Protocol;
-use str0m::rtp::RawPacket;
 use str0m::{Event, IceConnectionState, RtcError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -21,8 +19,7 @@ use crate::link::Link;
 use crate::media::{Media, Rest};
 use crate::offer::Chosen;
 use crate::out::Out;
-use crate::routes::Path;
-use crate::srtp::Srtp;
+use crate::srtp::{Heard, Srtp};
 
 /// How long a peer may take to agree on keys.
 pub(crate) const CONNECT: Duration = Duration::from_secs(30);
@@ -65,8 +62,9 @@ struct Run<'a> {
     video: Option<Out>,
     audio: Option<Out>,
     is_connected: bool,
-    /// Once keys are agreed upon.
+    /// Once keys are agreed upon: what sends, and what hears.
     media: Option<Arc<Media>>,
+    heard: Option<Heard>,
     /// When the way of media is to be looked at again, where it does not go anywhere.
     ask: Option<Instant>,
     /// When it last wished for a key frame.
@@ -99,6 +97,7 @@ impl Player {
             audio: None,
             is_connected: false,
             media: None,
+            heard: None,
             ask: None,
             wished: None,
             events: Vec::new(),
@@ -120,9 +119,11 @@ impl Player {
 
 impl Run<'_> {
     async fn run(mut self, hub: &Hub) -> Ended {
-        match self.turn(hub).await {
-            Ok(ended) | Err(ended) => ended,
+        let (Ok(ended) | Err(ended)) = self.turn(hub).await;
+        if let Some(media) = &self.media {
+            media.bye();
         }
+        ended
     }
 
     async fn turn(&mut self, hub: &Hub) -> Result<Ended, Ended> {
@@ -137,10 +138,8 @@ impl Run<'_> {
             let mut limit = None;
             if let Some(media) = self.media.clone() {
                 self.guide(&media);
-                // What ends the agreement on keys goes before what is enciphered with them.
-                self.player.link.flush();
                 rest = media.send();
-                limit = self.ask;
+                limit = Some(self.look(&media)).into_iter().chain(self.ask).min();
             } else {
                 let until = if self.player.link.is_found() { deadline } else { unfound };
                 if Instant::now() >= until {
@@ -158,7 +157,11 @@ impl Run<'_> {
             let Player { link, session, seat, closed, .. } = &mut *self.player;
             tokio::select! {
                 heard = link.hear() => match heard {
-                    Some(heard) => link.handle(heard),
+                    Some(heard) => {
+                        if let Some(rtcp) = link.handle(heard) {
+                            self.hear(&rtcp);
+                        }
+                    }
                     None => return Err(Ended::Lost("its entry is gone")),
                 },
                 () = waits(self.media.as_deref()) => {}
@@ -190,7 +193,10 @@ impl Run<'_> {
 
     /// Says where media goes: to where somebody is known to be.
     fn guide(&mut self, media: &Media) {
-        let way = self.player.link.media_way(Instant::now());
+        let link = &mut self.player.link;
+        let way = link.media_way(Instant::now());
+        // What ends the agreement on keys goes before what is enciphered with them.
+        link.flush();
         self.ask = way.err();
         media.set_way(way.ok());
     }
@@ -200,20 +206,6 @@ impl Run<'_> {
         match event {
             Event::MediaAdded(media) => self.add(media.mid),
             Event::Connected => self.is_connected = true,
-            Event::KeyframeRequest(_) => self.handle_wish(),
-            Event::RawPacket(packet) => {
-                if let (RawPacket::RtcpRx(rtcp), Some(media)) = (*packet, &self.media) {
-                    media.hear(rtcp);
-                }
-            }
-            // Twice a second.
-            Event::PeerStats(stats) => {
-                if let Some(pair) = stats.selected_candidate_pair {
-                    let path = Path { tcp: pair.protocol != Protocol::Udp, peer: pair.remote.addr };
-                    self.player.link.nominate(path);
-                }
-                self.look();
-            }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 return Err(Ended::Lost("it has not been heard any more"));
             }
@@ -239,8 +231,8 @@ impl Run<'_> {
     /// Keys are agreed upon: media goes.
     fn begin(&mut self) -> Result<(), Ended> {
         let Player { link, session, seat, lines, crypto, waiting, .. } = &mut *self.player;
-        let srtp = link.keys().and_then(|agreed| Srtp::new(crypto, &agreed));
-        let srtp = srtp.ok_or(Ended::Lost("it agreed on a cipher that is not known here"))?;
+        let halves = link.keys().and_then(|agreed| Srtp::new(crypto, &agreed));
+        let (srtp, heard) = halves.ok_or(Ended::Lost("it agreed on a cipher that is not known here"))?;
         link.prove();
         waiting.take();
         let (video, audio) = (self.video.take(), self.audio.take());
@@ -249,7 +241,7 @@ impl Run<'_> {
         if !has_picture && lines.iter().any(|line| line.kind == Kind::Video) {
             seat.want_key_frame();
         }
-        self.media = Some(media);
+        (self.media, self.heard) = (Some(media), Some(heard));
         Ok(())
     }
 
@@ -264,13 +256,23 @@ impl Run<'_> {
         }
     }
 
-    /// Looks at what it said of how its network does.
-    fn look(&mut self) {
-        if let Some((bits, report)) = self.media.as_ref().and_then(|media| media.look()) {
+    /// What it says of what came.
+    fn hear(&mut self, rtcp: &[u8]) {
+        let (Some(media), Some(heard)) = (&self.media, &mut self.heard) else { return };
+        if heard.open(rtcp).is_some_and(|compound| media.hear(&compound)) {
+            self.handle_wish();
+        }
+    }
+
+    /// Looks at what it said of how its network does. Returns when to look again.
+    fn look(&self, media: &Media) -> Instant {
+        let (again, learnt) = media.look();
+        if let Some((bits, report)) = learnt {
             let figures = self.player.session.figures();
             let (stream, session) = (&figures.stream, figures.id);
             tracing::info!(%stream, session, bits, ?report, "a viewer's network takes less than the stream: pictures are left out");
         }
+        again
     }
 }
 

@@ -184,7 +184,8 @@ impl Run<'_> {
             let Source { link, publisher, closed, .. } = &mut *self.source;
             tokio::select! {
                 heard = link.hear() => match heard {
-                    Some(heard) => link.handle(heard),
+                    // Its agent keeps all to itself.
+                    Some(heard) => drop(link.handle(heard)),
                     None => return Err(Ended::Lost("its entry is gone")),
                 },
                 () = sleep_until(wake) => {

@@ -8,6 +8,7 @@ mod clock;
 mod cut;
 mod depay;
 mod dts;
+pub mod feedback;
 mod mux;
 mod packet;
 mod pay;

@@ -177,7 +177,11 @@ impl Receiver {
                     source.reception.note_report(info.ntp, elapsed);
                 }
                 Message::Bye(sources) => ended |= source.ssrc.is_none_or(|ssrc| sources.contains(&ssrc)),
-                Message::Receiver(..) | Message::Other(_) => {}
+                Message::Receiver(..)
+                | Message::Nack(_)
+                | Message::Wide(_)
+                | Message::WantKeyFrame
+                | Message::Other(_) => {}
             }
         }
         self.align();

@@ -1,11 +1,19 @@
-//! RTCP: reports, and the end of a source (RFC 3550 6). Feedback for WebRTC is its library's.
+//! RTCP: reports, the end of a source (RFC 3550 6), and what players of WebRTC say of what came (`feedback`).
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::Error;
+use super::feedback::{Nack, Wide};
 
 /// From 1900 to 1970, in seconds.
 const NTP_EPOCH: u64 = 2_208_988_800;
+
+/// Kinds of feedback: of the transport (205) and of a payload (206); RFC 4585 6.2, 6.3, RFC 5104 4.3,
+/// draft-holmer-rmcat-transport-wide-cc-extensions-01 3.1.
+const NACK: usize = 1;
+const WIDE: usize = 15;
+const PLI: usize = 1;
+const FIR: usize = 4;
 
 /// Seconds and fractions since 1900 (RFC 3550 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,6 +82,12 @@ pub enum Message {
     Receiver(u32, Vec<Block>),
     /// These sources have ended.
     Bye(Vec<u32>),
+    /// Packets are missing.
+    Nack(Nack),
+    /// What came, of all packets of a session.
+    Wide(Wide),
+    /// A key frame is wanted (PLI, RFC 4585 6.3.1; FIR, RFC 5104 4.3.1).
+    WantKeyFrame,
     /// Anything else.
     Other(u8),
 }
@@ -110,6 +124,9 @@ fn message(bytes: &[u8]) -> Result<(Message, &[u8]), Error> {
         }
         201 => Message::Receiver(body.word()?, body.blocks(count)?),
         203 => Message::Bye((0..count).map(|_| body.word()).collect::<Result<_, _>>()?),
+        205 if count == NACK => Message::Nack(Nack::parse(body.0)?),
+        205 if count == WIDE => Message::Wide(Wide::parse(body.0)?),
+        206 if count == PLI || count == FIR => Message::WantKeyFrame,
         other => Message::Other(other),
     };
     Ok((message, rest))
