@@ -11,8 +11,8 @@ use crate::window::{Segment, Window};
 const VERSION: u32 = 9;
 /// A playlist may leave out what is older than so many target durations (bis 4.4.3.8: at least six).
 const SKIP_AFTER: i64 = 6;
-/// Parts are listed for so many target durations (bis 6.2.2).
-const PARTS_FOR: i64 = 3;
+/// Parts are listed of so many segments before the one that is being made: none is more than three target durations from the end (bis 4.4.4.9).
+const PARTS_OF: u64 = 2;
 /// What a player without parts, and one with them, keeps from the end, in target durations of either (bis 4.4.3.8).
 const HOLD_BACK: i64 = 3;
 
@@ -78,10 +78,10 @@ pub(crate) fn media(window: &Window, delta: bool) -> Option<String> {
         }
     }
     let mut map = None;
+    let (number, part) = window.edge();
     for segment in listed {
         begin(&mut out, segment, &mut map);
-        left = left - segment.duration;
-        if left < times(target, PARTS_FOR) {
+        if segment.number + PARTS_OF >= number {
             parts(&mut out, segment);
         }
         put(&mut out, format_args!("#EXTINF:{},\nseg-{}.m4s\n", Seconds(segment.duration), segment.number));
@@ -95,7 +95,6 @@ pub(crate) fn media(window: &Window, delta: bool) -> Option<String> {
         parts(&mut out, open);
     }
     // Also while nothing comes: hls.js 1.7 takes the last segment for the begin of the next where nothing follows it.
-    let (number, part) = window.edge();
     put(&mut out, format_args!("#EXT-X-PRELOAD-HINT:TYPE=PART,URI=\"part-{number}-{part}.m4s\"\n"));
     Some(out)
 }
