@@ -1,6 +1,6 @@
 // Plays a stream by WHEP in Chromium and says how it went, as JSON in one line.
 // node whep.mjs PAGE URL SECONDS [WAY [SCREENSHOT]]: PAGE is any page of the node, URL an http://../whep/NAME, WAY `tcp` to leave out all
-// candidates but those, `restart` to begin ICE anew by PATCH while it plays, or a number: the port of this machine at which the node is to be looked
+// candidates but those, `restart` to begin ICE anew by PATCH while it plays, `leave` to say so and not to do it, or a number: the port of this machine at which the node is to be looked
 // for instead.
 import { open } from './launch.mjs';
 
@@ -10,8 +10,9 @@ try {
   const played = await page.evaluate(async ([url, seconds, way]) => {
     const { video, out, run } = watch();
     const peer = new RTCPeerConnection();
-    peer.addTransceiver('video', { direction: 'recvonly' });
-    peer.addTransceiver('audio', { direction: 'recvonly' });
+    // As players do, and for a way that loses as others do.
+    const kinds = Number(way) ? ['audio', 'video'] : ['video', 'audio'];
+    for (const kind of kinds) peer.addTransceiver(kind, { direction: 'recvonly' });
     const stream = new MediaStream();
     peer.ontrack = event => { stream.addTrack(event.track); video.srcObject = stream; };
     await peer.setLocalDescription();
@@ -30,6 +31,12 @@ try {
     }
     await peer.setRemoteDescription({ type: 'answer', sdp });
     video.play().catch(error => out.errors.push(`play: ${error.message}`));
+    if (way === 'leave') {
+      await first;
+      const fragment = 'a=ice-ufrag:gone\r\na=ice-pwd:gonegonegonegonegonegone\r\n';
+      const headers = { 'Content-Type': 'application/trickle-ice-sdpfrag', 'If-Match': '*' };
+      out.left = (await fetch(new URL(location, url), { method: 'PATCH', body: fragment, headers })).status;
+    }
     if (way === 'restart') {
       await first;
       peer.restartIce();
@@ -62,6 +69,7 @@ try {
       audio: { codec: codec(heard), samples: heard?.totalSamplesReceived, concealed: heard?.concealedSamples,
         energy: heard?.totalAudioEnergy, lost: heard?.packetsLost },
     });
+    if (way === 'leave') return played;
     const goodbye = await fetch(new URL(location, url), { method: 'DELETE' });
     played.goodbye = goodbye.status;
     return played;

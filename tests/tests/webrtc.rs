@@ -79,6 +79,22 @@ async fn a_player_whose_network_changes_begins_ice_anew_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_player_who_begins_ice_anew_and_does_not_come_back_is_let_go() {
+    let test = "a_player_who_begins_ice_anew_and_does_not_come_back_is_let_go";
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Opus));
+    node.until_live("live/a").await;
+    let Some(played) = browse(test, "whep.mjs", &node, &[&node.url("http", "/whep/live/a"), "leave"]).await else {
+        return;
+    };
+    assert_eq!((&played["left"], played["video"]["decoded"].as_u64() > Some(50)), (&200.into(), true), "{played}");
+    let sessions = async || node.json("/api/v1/sessions").await["items"].as_array().unwrap().len();
+    assert_eq!(sessions().await, 2, "publisher and player");
+    // 20 s after it said so.
+    until("the player to be let go", async || (sessions().await < 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chromium_plays_vp8_vp9_and_av1_and_comes_by_ipv6() {
     let test = "chromium_plays_vp8_vp9_and_av1_and_comes_by_ipv6";
     let Some(nine) = Ffmpeg::nine(test) else { return };

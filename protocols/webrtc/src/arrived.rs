@@ -46,9 +46,8 @@ impl Default for Arrived {
 impl Arrived {
     /// Feedback on packets, of which the next that goes has the number `next`. Of each packet the first word counts.
     pub(crate) fn hear_wide(&mut self, feedback: &Wide, next: u64) {
-        // The number nearest to the highest.
-        let ahead = feedback.first.wrapping_sub(self.highest as u16).cast_signed();
-        let mut at = self.highest.saturating_add_signed(ahead.into());
+        // The newest of this number.
+        let mut at = next.saturating_sub(u64::from((next as u16).wrapping_sub(feedback.first)));
         for (length, came) in &feedback.runs {
             // What has not gone has not come.
             let end = (at + u64::from(*length)).min(next);

@@ -123,6 +123,8 @@ impl Link {
         let name = self.rtc.direct_api().local_ice_credentials().ufrag;
         self.entry.rename(&name);
         self.proof.restart(remote, &name);
+        // It comes from others from now on.
+        self.peers.retain(|peer, _| self.path.is_some_and(|path| path.peer == *peer));
         Ok(fragment(&placed(&answer.to_sdp_string())))
     }
 

@@ -24,7 +24,7 @@ use crate::srtp::Srtp;
 const LOOK: Duration = Duration::from_millis(500);
 const LOOKS: u64 = 2;
 
-/// Packets that are looked for of one that asks for many.
+/// Packets that are looked for of a compound that asks for many.
 const ASKED: usize = 1024;
 
 /// What sends. Locked for as long as a burst takes.
@@ -162,7 +162,7 @@ impl Media {
         let messages: Vec<Message> = rtcp::messages(compound).map_while(Result::ok).collect();
         let now = Instant::now();
         let mut state = self.lock();
-        let mut wishes = false;
+        let (mut wishes, mut asked) = (false, ASKED);
         for message in messages {
             match message {
                 Message::Receiver(_, blocks) | Message::Sender(_, _, blocks) => {
@@ -172,7 +172,7 @@ impl Media {
                     let next = state.wide;
                     state.arrived.hear_wide(&feedback, next);
                 }
-                Message::Nack(nack) => state.send_again(now, &self.outlet, &nack),
+                Message::Nack(nack) => state.send_again(now, &self.outlet, &nack, &mut asked),
                 Message::WantKeyFrame => wishes = true,
                 Message::Bye(_) | Message::Other(_) => {}
             }
@@ -271,13 +271,14 @@ impl State {
     }
 
     /// Sends what is asked for again, as far as that is still here and was not asked for too often.
-    fn send_again(&mut self, now: Instant, outlet: &Outlet, nack: &Nack) {
+    fn send_again(&mut self, now: Instant, outlet: &Outlet, nack: &Nack, asked: &mut usize) {
         let Some(out) = self.video.as_mut().filter(|out| out.ssrc() == nack.ssrc) else { return };
         let Some(way) = self.way else { return };
-        for sequence in nack.sequences().take(ASKED) {
-            if !outlet.has_room(way.path) {
+        for sequence in nack.sequences() {
+            if *asked == 0 || !outlet.has_room(way.path) {
                 break;
             }
+            *asked -= 1;
             let Some(cut) = out.again(now, sequence, &mut self.wide, &mut self.body) else { continue };
             let bytes = cut.bytes() + self.srtp.rtp_overhead();
             self.burst.put(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));

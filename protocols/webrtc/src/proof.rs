@@ -90,15 +90,23 @@ impl Proof {
         if !self.is_begun || self.proven == Some(address) {
             return Verdict::Send;
         }
-        let asked = self.asked.iter().rev().find(|(of, ..)| *of == address);
-        if let Some((.., at)) = asked.filter(|(.., at)| now < *at + ASK) {
-            return Verdict::Wait(*at + ASK);
-        }
-        if self.asked.len() >= ASKED {
-            self.asked.remove(0);
-        }
-        let id = TransId::new();
-        self.asked.push((address, id, now));
+        let asked = self.asked.iter_mut().find(|(of, ..)| *of == address);
+        let id = match asked {
+            Some((.., at)) if now < *at + ASK => return Verdict::Wait(*at + ASK),
+            // The same question once more (RFC 8489 6.2.1): an answer may take longer than until then.
+            Some((_, id, at)) => {
+                *at = now;
+                *id
+            }
+            None => {
+                if self.asked.len() >= ASKED {
+                    self.asked.remove(0);
+                }
+                let id = TransId::new();
+                self.asked.push((address, id, now));
+                id
+            }
+        };
         let message = StunMessage::binding_request(&self.username, id, false, 0, PRIORITY, false);
         let mut bytes = vec![0; REQUEST_BYTES];
         let hmac = |key: &[u8], parts: &[&[u8]]| self.crypto.sha1_hmac_provider.sha1_hmac(key, parts);

@@ -60,7 +60,7 @@ impl Srtp {
         let hmac = crypto.sha1_hmac_provider;
         let rtcp = own.side(agreed.profile, RTCP, true)?;
         let srtp = Srtp { rtp: own.side(agreed.profile, RTP, true)?, rtcp, hmac, index: 0 };
-        Some((srtp, Heard { rtcp: theirs.side(agreed.profile, RTCP, false)?, hmac, highest: None, seen: 0 }))
+        Some((srtp, Heard { rtcp: theirs.side(agreed.profile, RTCP, false)?, hmac, windows: Vec::new() }))
     }
 
     /// By how many bytes an RTP packet grows.
@@ -164,9 +164,33 @@ impl Srtp {
 pub(crate) struct Heard {
     rtcp: Side,
     hmac: &'static dyn Sha1HmacProvider,
-    /// The highest index that came, and which of the 64 up to it (RFC 3711 3.3.2).
+    /// What came of each SSRC, for each counts by itself (RFC 3711 3.2.3); the one that was heard last comes last.
+    windows: Vec<(u32, Window)>,
+}
+
+/// Most SSRCs that one peer speaks as: one for each media, and a few to spare. More, and the one that was not heard for the longest is forgotten.
+const SPEAKERS: usize = 8;
+
+/// The highest index that came, and which of the 64 up to it (RFC 3711 3.3.2).
+#[derive(Clone, Copy, Default)]
+struct Window {
     highest: Option<u32>,
     seen: u64,
+}
+
+impl Window {
+    /// How far behind the highest it is; none: it came before, or so long ago that nobody knows.
+    fn behind(self, index: u32) -> Option<u32> {
+        let Some(highest) = self.highest.filter(|highest| index <= *highest) else { return Some(0) };
+        let back = highest - index;
+        (back < u64::BITS && self.seen >> back & 1 == 0).then_some(back)
+    }
+
+    fn take(self, index: u32, back: u32) -> Window {
+        let ahead = self.highest.map_or(0, |highest| index.saturating_sub(highest));
+        let seen = self.seen.checked_shl(ahead).unwrap_or(0) | 1 << back;
+        Window { highest: self.highest.max(Some(index)), seen }
+    }
 }
 
 impl Heard {
@@ -179,10 +203,9 @@ impl Heard {
             Side::Cm { .. } => rest.split_last_chunk::<{ Aes128CmSha1_80::HMAC_TAG_LEN }>()?.0.last_chunk()?,
         };
         let index = u32::from_be_bytes(*marked).checked_sub(ENCIPHERED)?;
-        let back = self.highest.map_or(0, |highest| highest.saturating_sub(index));
-        if back >= u64::BITS || (self.highest.is_some_and(|highest| index <= highest) && self.seen >> back & 1 == 1) {
-            return None;
-        }
+        let at = self.windows.iter().position(|(of, _)| *of == ssrc);
+        let window = at.and_then(|at| self.windows.get(at)).map(|(_, window)| *window).unwrap_or_default();
+        let back = window.behind(index)?;
         let mut out = vec![0; packet.len() + SLACK];
         let (to, body) = out.split_at_mut(RTCP_HEAD);
         to.copy_from_slice(head);
@@ -207,9 +230,10 @@ impl Heard {
                 sealed.len()
             }
         };
-        let ahead = self.highest.map_or(0, |highest| index.saturating_sub(highest));
-        self.seen = self.seen.checked_shl(ahead).unwrap_or(0) | 1u64.checked_shl(back).unwrap_or(0);
-        self.highest = self.highest.max(Some(index));
+        if let Some(at) = at.or_else(|| (self.windows.len() >= SPEAKERS).then_some(0)) {
+            self.windows.remove(at);
+        }
+        self.windows.push((ssrc, window.take(index, back)));
         out.truncate(RTCP_HEAD + length);
         Some(out)
     }
@@ -328,7 +352,7 @@ mod tests {
                 .create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), false),
             salt: bytes("517569642070726f2071756f"),
         };
-        let mut heard = Heard { rtcp: side, hmac: crypto.sha1_hmac_provider, highest: None, seen: 0 };
+        let mut heard = Heard { rtcp: side, hmac: crypto.sha1_hmac_provider, windows: Vec::new() };
         assert_eq!(heard.open(&wanted).as_deref(), Some(&packet[..]));
         assert_eq!(heard.open(&wanted), None, "it came before");
         srtp.index = ENCIPHERED;
@@ -398,6 +422,15 @@ mod tests {
                 assert_eq!(heard.open(&sealed[180][..at]), None, "{profile}: {at} bytes");
             }
             assert_eq!(heard.open(&sealed[180]), Some(packet(180)), "{profile}");
+            // Another SSRC counts by itself; and of many, those that were heard last are known.
+            let mut other = end(true).0;
+            let by = |ssrc: u8| [&[0x81, 201, 0, 7, 0, 0, 0, ssrc][..], &[1; 24]].concat();
+            for ssrc in [8, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17] {
+                let mut out = Vec::new();
+                other.protect_rtcp(&mut out, &by(ssrc));
+                assert_eq!(heard.open(&out), Some(by(ssrc)), "{profile}: {ssrc}");
+                assert_eq!((heard.open(&out), heard.windows.len() <= SPEAKERS), (None, true), "{profile}: {ssrc}");
+            }
         }
     }
 }

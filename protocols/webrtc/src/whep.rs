@@ -25,6 +25,8 @@ use crate::srtp::{Heard, Srtp};
 pub(crate) const CONNECT: Duration = Duration::from_secs(30);
 /// And to find us.
 pub(crate) const FIND: Duration = Duration::from_secs(10);
+/// How long one may take that begins ICE anew.
+const RETURN: Duration = Duration::from_secs(20);
 /// How often one whose network is too slow may wish for a key frame.
 const WISH: Duration = Duration::from_secs(4);
 /// What was chosen for a track.
@@ -67,6 +69,8 @@ struct Run<'a> {
     heard: Option<Heard>,
     /// When the way of media is to be looked at again, where it does not go anywhere.
     ask: Option<Instant>,
+    /// When it is to be back that has begun ICE anew.
+    returns: Option<Instant>,
     /// When it last wished for a key frame.
     wished: Option<Instant>,
     events: Vec<Event>,
@@ -99,6 +103,7 @@ impl Player {
             media: None,
             heard: None,
             ask: None,
+            returns: None,
             wished: None,
             events: Vec::new(),
         };
@@ -139,7 +144,10 @@ impl Run<'_> {
             if let Some(media) = self.media.clone() {
                 self.guide(&media);
                 rest = media.send();
-                limit = Some(self.look(&media)).into_iter().chain(self.ask).min();
+                if self.returns.is_some_and(|returns| returns <= Instant::now()) {
+                    return Err(Ended::Lost("it began ICE anew and did not come back"));
+                }
+                limit = Some(self.look(&media)).into_iter().chain(self.ask).chain(self.returns).min();
             } else {
                 let until = if self.player.link.is_found() { deadline } else { unfound };
                 if Instant::now() >= until {
@@ -206,6 +214,13 @@ impl Run<'_> {
         match event {
             Event::MediaAdded(media) => self.add(media.mid),
             Event::Connected => self.is_connected = true,
+            // It began anew: the agent waits for it without end.
+            Event::IceConnectionStateChange(IceConnectionState::Checking) if self.is_connected => {
+                self.returns = Some(Instant::now() + RETURN);
+            }
+            Event::IceConnectionStateChange(IceConnectionState::Connected | IceConnectionState::Completed) => {
+                self.returns = None;
+            }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 return Err(Ended::Lost("it has not been heard any more"));
             }
@@ -222,6 +237,10 @@ impl Run<'_> {
         let (Some((ssrc, rtx)), Some(media)) = (stream, rtc.media(mid)) else { return };
         let kind = if media.kind().is_video() { Kind::Video } else { Kind::Audio };
         let Some(Line { chosen, .. }) = self.player.lines.iter().find(|line| line.kind == kind) else { return };
+        // Of two of a kind, one may be without what was chosen.
+        if !media.remote_pts().contains(&chosen.payload_type) {
+            return;
+        }
         // Sound is not asked for again: it would be late.
         let again = rtx.zip(chosen.rtx).filter(|_| kind == Kind::Video);
         let place = if kind == Kind::Video { &mut self.video } else { &mut self.audio };
