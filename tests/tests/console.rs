@@ -94,8 +94,9 @@ async fn sixty_four_tiles_connect_and_a_page_out_of_sight_costs_nothing() {
     let said = operator.says().await;
     println!("{said}");
     assert_eq!(said["playing"], 64, "{said}");
-    // So many are sockets, each of its own.
-    assert_eq!(said["protocols"], json!(["mp4"]), "{said}");
+    // So many are sockets, each of its own; on a busy machine a tile may take the second way of them.
+    let ways = said["protocols"].as_array().unwrap();
+    assert!(ways.contains(&json!("mp4")) && ways.iter().all(|way| way == "mp4" || way == "flv"), "{said}");
     let viewers = async || {
         names
             .iter()
