@@ -1,6 +1,7 @@
 //! RTSP as a server: real programs publish and play, by TCP, UDP, HTTP and WebSocket; and what must not be done to it.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
+use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -110,7 +111,8 @@ async fn through_tls_and_through_http_it_plays_the_same() {
 fn gst(arguments: &str) -> tokio::process::Child {
     let mut command = Command::new("gst-launch-1.0");
     command.arg("-q").args(arguments.split_whitespace()).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    // What it has to say against itself is on the test's own.
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,16 +134,26 @@ async fn gstreamer_publishes_and_plays_by_tcp_and_udp() {
         node.until_live(&stream).await;
         nine.play(&url).await.assert_clean(Media::H264Aac, &format!("published by GStreamer, {by}"));
         let (pictures, sound) = (dir.path().join("pictures"), dir.path().join("sound"));
-        let _playing = gst(&format!(
-            "rtspsrc protocols={by} location={url} name=s s. ! application/x-rtp,media=video ! rtph264depay ! h264parse ! \
+        let play = || {
+            gst(&format!(
+                "rtspsrc protocols={by} location={url} name=s s. ! application/x-rtp,media=video ! rtph264depay ! h264parse ! \
              avdec_h264 ! filesink location={} s. ! application/x-rtp,media=audio ! rtpmp4gdepay ! avdec_aac ! filesink \
              location={}",
-            pictures.display(),
-            sound.display()
-        ));
+                pictures.display(),
+                sound.display()
+            ))
+        };
         // Two seconds of each: 25 pictures of I420, 44,100 samples of 4 bytes.
         let length = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |about| about.len());
+        let (mut playing, mut ended) = (play(), 0);
         until(&format!("two seconds in GStreamer by {by}"), async || {
+            if let Some(status) = playing.try_wait().unwrap() {
+                // Of itself: the stream goes on. Said, and tried once more.
+                writeln!(std::io::stderr(), "AGAIN: {test}: GStreamer's player ended: {status}").ok();
+                ended += 1;
+                assert!(ended < 3, "{status}");
+                playing = play();
+            }
             let enough = length(&pictures) >= 50 * 320 * 180 * 3 / 2 && length(&sound) >= 2 * 44_100 * 4;
             enough.then_some(())
         })
