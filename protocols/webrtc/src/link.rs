@@ -25,6 +25,7 @@ const MEDIA: RangeInclusive<u8> = 128..=191;
 const DTLS: RangeInclusive<u8> = 20..=63;
 /// Addresses of one peer.
 const PEERS: usize = 32;
+
 /// A peer and how to reach it.
 pub(crate) struct Link {
     pub(crate) rtc: Rtc,

@@ -23,7 +23,6 @@ use crate::srtp::Srtp;
 /// How often it is looked at what was heard; it is told each so many looks what has gone: once a second.
 const LOOK: Duration = Duration::from_millis(500);
 const LOOKS: u64 = 2;
-
 /// Packets that are looked for of a compound that asks for many.
 const ASKED: usize = 1024;
 
@@ -341,8 +340,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(40))).unwrap();
         let udp = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        // The runtime hears of it when it rests.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        udp.writable().await.unwrap();
         let crypto = from_feature_flags();
         let agreed = Agreed { profile: SrtpProfile::AEAD_AES_128_GCM, material: vec![5; 56], is_active: false };
         let (srtp, _) = Srtp::new(&crypto, &agreed).unwrap();

@@ -165,14 +165,7 @@ impl Out {
         let index = self.next;
         self.next += 1;
         let extensions = if self.is_known { &self.bare } else { &self.named };
-        let header = Header {
-            marker: packet.marker,
-            payload_type: self.payload_type,
-            sequence: index as u16,
-            timestamp: ticks.wrapping_add(packet.ticks),
-            ssrc: self.ssrc,
-            payload: &[],
-        };
+        let header = header((self.ssrc, self.payload_type), index, packet, ticks);
         write(&mut self.head, &header, extensions, wide);
         self.packets = self.packets.wrapping_add(1);
         self.bytes = self.bytes.wrapping_add(packet.payload.len() as u32);
@@ -201,14 +194,7 @@ impl Out {
         let own = again.next;
         again.next += 1;
         let extensions = if self.is_known { &self.bare } else { &self.named };
-        let header = Header {
-            marker: packet.marker,
-            payload_type: again.payload_type,
-            sequence: own as u16,
-            timestamp: gone.ticks.wrapping_add(packet.ticks),
-            ssrc: again.ssrc,
-            payload: &[],
-        };
+        let header = header((again.ssrc, again.payload_type), own, packet, gone.ticks);
         write(&mut self.head, &header, extensions, wide);
         body.clear();
         body.extend_from_slice(&sequence.to_be_bytes());
@@ -250,6 +236,18 @@ impl Extensions {
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes[3] = (bytes.len() / 4 - 1) as u8;
         Extensions { bytes, wide: wide.map(|_| 5) }
+    }
+}
+
+/// The header of a packet of a unit that begins at `ticks`, but for its extensions.
+fn header((ssrc, payload_type): (u32, u8), index: u64, packet: &Packet, ticks: u32) -> Header<'static> {
+    Header {
+        marker: packet.marker,
+        payload_type,
+        sequence: index as u16,
+        timestamp: ticks.wrapping_add(packet.ticks),
+        ssrc,
+        payload: &[],
     }
 }
 

@@ -21,6 +21,8 @@ const SLACK: usize = 16;
 const RTCP_HEAD: usize = 8;
 /// Says of an index of RTCP that the packet is enciphered.
 const ENCIPHERED: u32 = 1 << 31;
+/// Most SSRCs that one peer speaks as: one for each media, and a few to spare. More, and the one that was not heard for the longest is forgotten.
+const SPEAKERS: usize = 8;
 
 /// Our half of a session's keys.
 pub(crate) struct Srtp {
@@ -32,9 +34,32 @@ pub(crate) struct Srtp {
 }
 
 enum Side {
-    Gcm128 { cipher: Box<dyn AeadAes128GcmCipher>, salt: [u8; 12] },
-    Gcm256 { cipher: Box<dyn AeadAes256GcmCipher>, salt: [u8; 12] },
+    Gcm { cipher: Gcm, salt: [u8; 12] },
     Cm { cipher: Box<dyn Aes128CmSha1_80Cipher>, salt: [u8; 14], key: [u8; 20] },
+}
+
+/// Both lengths of a key; all else of the two profiles is the same (RFC 7714 12).
+enum Gcm {
+    Aes128(Box<dyn AeadAes128GcmCipher>),
+    Aes256(Box<dyn AeadAes256GcmCipher>),
+}
+
+impl Gcm {
+    /// Whether `out` has `body`, enciphered, and its tag.
+    fn seal(&mut self, iv: &[u8; 12], known: &[u8], body: &[u8], out: &mut [u8]) -> bool {
+        match self {
+            Gcm::Aes128(cipher) => cipher.encrypt(iv, known, body, out).is_ok(),
+            Gcm::Aes256(cipher) => cipher.encrypt(iv, known, body, out).is_ok(),
+        }
+    }
+
+    /// How many bytes `sealed` has become, which is with its tag. None: it is another's.
+    fn open(&mut self, iv: &[u8; 12], known: &[u8], sealed: &[u8], out: &mut [u8]) -> Option<usize> {
+        match self {
+            Gcm::Aes128(cipher) => cipher.decrypt(iv, &[known], sealed, out).ok(),
+            Gcm::Aes256(cipher) => cipher.decrypt(iv, &[known], sealed, out).ok(),
+        }
+    }
 }
 
 impl Srtp {
@@ -66,8 +91,7 @@ impl Srtp {
     /// By how many bytes an RTP packet grows.
     pub(crate) fn rtp_overhead(&self) -> usize {
         match &self.rtp {
-            Side::Gcm128 { .. } => AeadAes128Gcm::TAG_LEN,
-            Side::Gcm256 { .. } => AeadAes256Gcm::TAG_LEN,
+            Side::Gcm { .. } => AeadAes128Gcm::TAG_LEN,
             Side::Cm { .. } => Aes128CmSha1_80::HMAC_TAG_LEN,
         }
     }
@@ -87,15 +111,10 @@ impl Srtp {
         let (at, end) = (start + header.len(), start + header.len() + body.len());
         out.extend_from_slice(header);
         let is_done = match &mut self.rtp {
-            Side::Gcm128 { cipher, salt } => {
+            Side::Gcm { cipher, salt } => {
                 out.resize(end + AeadAes128Gcm::TAG_LEN, 0);
                 let iv = AeadAes128Gcm::rtp_iv(*salt, ssrc, roll_overs, sequence);
-                cipher.encrypt(&iv, header, body, &mut out[at..]).is_ok()
-            }
-            Side::Gcm256 { cipher, salt } => {
-                out.resize(end + AeadAes256Gcm::TAG_LEN, 0);
-                let iv = AeadAes256Gcm::rtp_iv(*salt, ssrc, roll_overs, sequence);
-                cipher.encrypt(&iv, header, body, &mut out[at..]).is_ok()
+                cipher.seal(&iv, header, body, &mut out[at..])
             }
             Side::Cm { cipher, salt, key } => {
                 out.resize(end + SLACK, 0);
@@ -129,17 +148,10 @@ impl Srtp {
         known[..RTCP_HEAD].copy_from_slice(head);
         known[RTCP_HEAD..].copy_from_slice(&marked);
         let is_done = match &mut self.rtcp {
-            Side::Gcm128 { cipher, salt } => {
+            Side::Gcm { cipher, salt } => {
                 out.resize(end + AeadAes128Gcm::TAG_LEN, 0);
                 let iv = AeadAes128Gcm::rtcp_iv(*salt, ssrc, index);
-                let is_done = cipher.encrypt(&iv, &known, body, &mut out[at..]).is_ok();
-                out.extend_from_slice(&marked);
-                is_done
-            }
-            Side::Gcm256 { cipher, salt } => {
-                out.resize(end + AeadAes256Gcm::TAG_LEN, 0);
-                let iv = AeadAes256Gcm::rtcp_iv(*salt, ssrc, index);
-                let is_done = cipher.encrypt(&iv, &known, body, &mut out[at..]).is_ok();
+                let is_done = cipher.seal(&iv, &known, body, &mut out[at..]);
                 out.extend_from_slice(&marked);
                 is_done
             }
@@ -167,9 +179,6 @@ pub(crate) struct Heard {
     /// What came of each SSRC, for each counts by itself (RFC 3711 3.2.3); the one that was heard last comes last.
     windows: Vec<(u32, Window)>,
 }
-
-/// Most SSRCs that one peer speaks as: one for each media, and a few to spare. More, and the one that was not heard for the longest is forgotten.
-const SPEAKERS: usize = 8;
 
 /// The highest index that came, and which of the 64 up to it (RFC 3711 3.3.2).
 #[derive(Clone, Copy, Default)]
@@ -199,7 +208,7 @@ impl Heard {
         let (head, rest) = packet.split_at_checked(RTCP_HEAD)?;
         let ssrc = u32::from_be_bytes(*head.last_chunk()?);
         let marked = match self.rtcp {
-            Side::Gcm128 { .. } | Side::Gcm256 { .. } => rest.last_chunk()?,
+            Side::Gcm { .. } => rest.last_chunk()?,
             Side::Cm { .. } => rest.split_last_chunk::<{ Aes128CmSha1_80::HMAC_TAG_LEN }>()?.0.last_chunk()?,
         };
         let index = u32::from_be_bytes(*marked).checked_sub(ENCIPHERED)?;
@@ -211,15 +220,11 @@ impl Heard {
         to.copy_from_slice(head);
         let known = [head, marked].concat();
         let length = match &mut self.rtcp {
-            Side::Gcm128 { cipher, salt } => {
-                let sealed =
-                    rest.get(..rest.len() - INDEX_BYTES).filter(|sealed| sealed.len() >= AeadAes128Gcm::TAG_LEN)?;
-                cipher.decrypt(&AeadAes128Gcm::rtcp_iv(*salt, ssrc, index), &[&known], sealed, body).ok()?
-            }
-            Side::Gcm256 { cipher, salt } => {
-                let sealed =
-                    rest.get(..rest.len() - INDEX_BYTES).filter(|sealed| sealed.len() >= AeadAes256Gcm::TAG_LEN)?;
-                cipher.decrypt(&AeadAes256Gcm::rtcp_iv(*salt, ssrc, index), &[&known], sealed, body).ok()?
+            Side::Gcm { cipher, salt } => {
+                let sealed = rest.get(..rest.len() - INDEX_BYTES)?;
+                // The library takes it for granted that there is a tag.
+                (sealed.len() >= AeadAes128Gcm::TAG_LEN).then_some(())?;
+                cipher.open(&AeadAes128Gcm::rtcp_iv(*salt, ssrc, index), &known, sealed, body)?
             }
             Side::Cm { cipher, salt, key } => {
                 let (all, tag) = packet.split_last_chunk::<{ Aes128CmSha1_80::HMAC_TAG_LEN }>()?;
@@ -249,12 +254,12 @@ struct Master {
 impl Master {
     fn side(&self, profile: SrtpProfile, [key, tag, salt]: [u8; 3], encrypts: bool) -> Option<Side> {
         Some(match profile {
-            SrtpProfile::AEAD_AES_128_GCM => Side::Gcm128 {
-                cipher: self.crypto.aead_aes_128_gcm().create_cipher(self.derive(key), encrypts),
+            SrtpProfile::AEAD_AES_128_GCM => Side::Gcm {
+                cipher: Gcm::Aes128(self.crypto.aead_aes_128_gcm().create_cipher(self.derive(key), encrypts)),
                 salt: self.derive(salt),
             },
-            SrtpProfile::AEAD_AES_256_GCM => Side::Gcm256 {
-                cipher: self.crypto.aead_aes_256_gcm().create_cipher(self.derive(key), encrypts),
+            SrtpProfile::AEAD_AES_256_GCM => Side::Gcm {
+                cipher: Gcm::Aes256(self.crypto.aead_aes_256_gcm().create_cipher(self.derive(key), encrypts)),
                 salt: self.derive(salt),
             },
             SrtpProfile::AES128_CM_SHA1_80 => Side::Cm {
@@ -317,11 +322,10 @@ mod tests {
     #[test]
     fn packets_are_enciphered_as_the_rfc_shows() {
         let crypto = from_feature_flags();
-        let side = || Side::Gcm128 {
-            cipher: crypto
-                .srtp_provider
-                .aead_aes_128_gcm()
-                .create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), true),
+        let side = || Side::Gcm {
+            cipher: Gcm::Aes128(
+                crypto.srtp_provider.aead_aes_128_gcm().create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), true),
+            ),
             salt: bytes("517569642070726f2071756f"),
         };
         let mut srtp = Srtp { rtp: side(), rtcp: side(), hmac: crypto.sha1_hmac_provider, index: 0x05d4 };
@@ -345,11 +349,10 @@ mod tests {
              0bb9275b c84aa458 96cf4d2f c5abf872 45d9eade 800005d4",
         );
         assert_eq!(out, wanted);
-        let side = Side::Gcm128 {
-            cipher: crypto
-                .srtp_provider
-                .aead_aes_128_gcm()
-                .create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), false),
+        let side = Side::Gcm {
+            cipher: Gcm::Aes128(
+                crypto.srtp_provider.aead_aes_128_gcm().create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), false),
+            ),
             salt: bytes("517569642070726f2071756f"),
         };
         let mut heard = Heard { rtcp: side, hmac: crypto.sha1_hmac_provider, windows: Vec::new() };

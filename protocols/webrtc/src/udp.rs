@@ -32,6 +32,12 @@ impl Udp {
         Ok(Udp(Arc::new(Inner { socket, state })))
     }
 
+    /// Returns once the runtime knows that it takes datagrams; until then a new one refuses them.
+    #[cfg(test)]
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.0.socket.writable().await
+    }
+
     /// How many datagrams of one size may go at once.
     pub(crate) fn most_at_once(&self) -> usize {
         self.0.state.max_gso_segments().max(1)
