@@ -138,3 +138,43 @@ fn parameter_sets_in_a_unit_of_their_own_count_for_the_picture_behind() {
         .collect();
     assert_eq!(sizes, [(320, 240)], "{seen:?}");
 }
+
+#[test]
+fn a_track_whose_first_packet_is_late_begins_where_the_reports_say() {
+    let tracks = Tracks::new(vec![
+        Track::new(TrackId(0), Codec::H264, record(SMALL)).unwrap(),
+        Track::audio(TrackId(1), Codec::G711A, Audio { sample_rate_hz: 8000, channels: 1 }),
+    ]);
+    let (mut mux, mut out) = (Mux::new(&tracks), Vec::new());
+    let wall = |frame: Frame| Frame {
+        wall: SystemTime::UNIX_EPOCH + Duration::from_millis(frame.pts.millis() as u64),
+        ..frame
+    };
+    let speech = Frame { track: TrackId(1), data: vec![0xd5; 160].into(), ..picture(4, true, 0) };
+    mux.push(&wall(picture(5, true, 200)), &mut out);
+    mux.push(&wall(speech), &mut out);
+    let packets: Vec<_> = out.iter().flat_map(|chunk| framed(&chunk.data)).collect();
+    // Either comes 300 ms after the other.
+    for late in [0, 1] {
+        let now = Instant::now();
+        let mut receiver = Receiver::new(now, vec![video(Some(record(SMALL))), sound()]);
+        for at in [1 - late, late] {
+            let now = if at == late { now + Duration::from_millis(300) } else { now };
+            for packet in packets.iter().filter(|packet| usize::from(packet.channel / 2) == at) {
+                if packet.channel % 2 == 1 {
+                    receiver.handle_rtcp(now, at, &packet.packet);
+                } else {
+                    receiver.handle_rtp(now, at, packet.packet.clone(), true).unwrap();
+                }
+            }
+        }
+        let seen = events(&mut receiver);
+        let pts = |track| {
+            let frames =
+                seen.iter().filter_map(|event| if let Event::Frame(frame) = event { Some(frame) } else { None });
+            frames.filter(|frame| frame.track == TrackId(track)).map(|frame| frame.pts).next().unwrap()
+        };
+        assert_eq!(pts(0) - pts(1), Time::from_millis(40), "the one that is late: {late}");
+        assert!(pts(1) > Time::ZERO);
+    }
+}

@@ -36,6 +36,8 @@ const JUMP: Duration = Duration::from_secs(5);
 const BACK: Time = Time::from_millis(3000);
 /// Between what was told of the beginning and the first packet.
 const NEAR: Time = Time::from_millis(2000);
+/// When the first packet is on the timeline, so that a track which joins it may have begun before.
+const BEGIN: Time = Time::from_millis(1000);
 /// Sound that is off by no more than this is left alone.
 const TOLERANCE: Time = Time::from_millis(10);
 /// Reports that put two sources further apart than this are nonsense (clocks that were set between two reports).
@@ -86,12 +88,13 @@ impl Sync {
     }
 
     /// Places a timestamp that came `now` (since any moment). A clock that jumps is placed anew where `now` says that it is.
+    /// The first is a second after that moment, or what was told is.
     pub fn place(&mut self, timestamp: u32, now: Duration) -> Time {
         let ticks = self.unwrap.unwrap(timestamp);
         let told = self.told.take().map(|told| self.unwrap.peek(told));
         let near = told.filter(|told| Time::from_ticks(ticks - told, self.clock_hz).abs() <= NEAR);
         let (from, at) =
-            *self.anchor.get_or_insert_with(|| near.map_or((ticks, micros(now)), |told| (told, Time::ZERO)));
+            *self.anchor.get_or_insert_with(|| near.map_or((ticks, BEGIN + micros(now)), |told| (told, BEGIN)));
         let mut time = at + Time::from_ticks(ticks - from, self.clock_hz);
         if let Some((last, then)) = self.last {
             let expected = last + micros(now.saturating_sub(then));
@@ -188,13 +191,13 @@ mod tests {
             ]
         );
         // 13 hours of video at 90 kHz.
-        let (mut sync, mut last) = (Sync::new(90_000), Time::from_millis(-1));
+        let (mut sync, mut last) = (Sync::new(90_000), Time::ZERO);
         for second in 0..100_000_u64 {
             let time = sync.place((second * 90_000) as u32, Duration::from_secs(second));
             assert!(time > last);
             last = time;
         }
-        assert_eq!(last, Time::from_millis(99_999_000));
+        assert_eq!(last, BEGIN + Time::from_millis(99_999_000));
     }
 
     #[test]
@@ -207,15 +210,15 @@ mod tests {
         sound.handle_report(ntp(40), 5000 + 320);
         let mut at_once = sound.clone();
         at_once.follow(&video, true);
-        assert_eq!(at_once.place(5000 + 320, ms(340)), Time::from_millis(40));
+        assert_eq!(at_once.place(5000 + 320, ms(340)), BEGIN + Time::from_millis(40));
         sound.follow(&video, false);
-        let mut last = Time::from_millis(300);
+        let mut last = BEGIN + Time::from_millis(300);
         for n in 1..400_u32 {
             let time = sound.place(5000 + n * 160, ms(300 + u64::from(n) * 20));
             assert!(time > last && (time - last).millis() >= 18);
             last = time;
         }
-        assert_eq!(last, Time::from_millis(399 * 20));
+        assert_eq!(last, BEGIN + Time::from_millis(399 * 20));
     }
 
     #[test]
@@ -226,10 +229,10 @@ mod tests {
         video.handle_report(ntp(0), 0);
         sound.handle_report(ntp(3_600_000), 0);
         sound.follow(&video, true);
-        assert_eq!(sound.place(160, ms(20)), Time::from_millis(20));
+        assert_eq!(sound.place(160, ms(20)), BEGIN + Time::from_millis(20));
         sound.handle_report(Ntp(0), 0);
-        assert_eq!(video.place(4_000_000_000, ms(40)), Time::from_millis(40));
-        assert_eq!(video.place(4_000_003_600, ms(80)), Time::from_millis(80));
+        assert_eq!(video.place(4_000_000_000, ms(40)), BEGIN + Time::from_millis(40));
+        assert_eq!(video.place(4_000_003_600, ms(80)), BEGIN + Time::from_millis(80));
     }
 
     #[test]
@@ -239,7 +242,7 @@ mod tests {
             video.place(n * 3600, ms(u64::from(n) * 40));
         }
         // Seven seconds of nothing, and then all of it at once.
-        let late: Vec<i64> = (100..275_u32).map(|n| video.place(n * 3600, ms(11_000)).millis()).collect();
+        let late: Vec<i64> = (100..275_u32).map(|n| (video.place(n * 3600, ms(11_000)) - BEGIN).millis()).collect();
         assert_eq!((late[0], late[174]), (4000, 274 * 40));
     }
 
@@ -248,7 +251,7 @@ mod tests {
         let (mut near, mut far) = (Sync::new(90_000), Sync::new(90_000));
         near.begin(1000);
         far.begin(0);
-        assert_eq!(near.place(1000 + 9000, ms(5)), Time::from_millis(100));
-        assert_eq!(far.place(3_000_000_000, ms(5)), Time::from_millis(5));
+        assert_eq!(near.place(1000 + 9000, ms(5)), BEGIN + Time::from_millis(100));
+        assert_eq!(far.place(3_000_000_000, ms(5)), BEGIN + Time::from_millis(5));
     }
 }

@@ -266,13 +266,19 @@ impl Receiver {
             Ok(None) => return,
             Err(_) => return self.broken(at),
         };
+        let beside = self.begun_beside(at);
         let Some(source) = self.sources.get_mut(at) else { return };
         let Some(track) = &source.track else { return };
         let key = match check_frame(track.codec, &data) {
             Ok(info) => info.key,
             Err(_) => return self.broken(at),
         };
-        let pts = source.sync.place(unit.timestamp, elapsed);
+        let mut pts = source.sync.place(unit.timestamp, elapsed);
+        if let Some(other) = beside {
+            // When it came says less of when it was than the reports do, where the sender or the line is busy.
+            source.sync.follow(&other, true);
+            pts = source.sync.place(unit.timestamp, elapsed);
+        }
         let dts = match track.codec {
             Codec::H264 | Codec::H265 => {
                 let depth = source.sets.reordering();
@@ -302,6 +308,13 @@ impl Receiver {
             self.announce();
         }
         self.put(Event::Frame(frame));
+    }
+
+    /// The clock that a source is to begin by: one that has begun, while this one has not.
+    fn begun_beside(&self, at: usize) -> Option<Sync> {
+        self.sources.get(at).filter(|source| !source.sync.has_begun())?;
+        let begun = |sync: &&Sync| sync.has_begun() && sync.has_report();
+        self.sources.iter().map(|source| &source.sync).find(begun).cloned()
     }
 
     /// A unit that is none: what follows refers to what is not there.
