@@ -196,7 +196,12 @@ fn pace(config: &Config) -> Pace {
         FanOutClass::Shared => Class::Shared,
         FanOutClass::Low => Class::Low,
     };
-    Pace { class, batch: config.limits.shared_batch.get(), stall: config.limits.stall_timeout.get() }
+    Pace {
+        class,
+        batch: config.limits.shared_batch.get(),
+        crowd: Duration::ZERO,
+        stall: config.limits.stall_timeout.get(),
+    }
 }
 
 fn server_tls(config: &Config) -> anyhow::Result<Option<Arc<ServerConfig>>> {

@@ -51,7 +51,13 @@ impl Protocols {
         Ok(Protocols {
             hub: gate.hub().clone(),
             rtmp: Rtmp::new(gate.clone(), pace, limits),
-            rtsp: Rtsp::new(gate.clone(), pace, rtsp_limits, udp, digests),
+            rtsp: Rtsp::new(
+                gate.clone(),
+                Pace { crowd: config.rtsp.crowd_batch.get(), ..pace },
+                rtsp_limits,
+                udp,
+                digests,
+            ),
             hls: Hls::new(gate.clone(), hls_settings(&config.hls)),
             webrtc: WebRtc::new(gate.clone(), webrtc_settings(&config.webrtc), address, limits.silence),
             live: Live::new(gate.clone(), pace, culvert_m7s::push::without_doubled_headers),

@@ -11,6 +11,9 @@ use crate::packaging::Line;
 const LONGEST_BATCH: Duration = Duration::from_millis(300);
 /// What a crew leaves its worker for others after a round: half of what the round took.
 const ROUND_REST: u32 = 2;
+/// What each viewer of a crew adds to the time between two rounds, up to [`Pace::crowd`]: 250 viewers get each picture of 25 a
+/// second by itself, 500 get two at a time.
+const CROWD_SHARE: Duration = Duration::from_micros(160);
 /// What fills a packet on an ordinary link (1,500 bytes of Ethernet, less the headers and options of IP and TCP).
 const FULL_BYTES: usize = 1400;
 
@@ -46,9 +49,10 @@ pub(super) enum Due {
 pub(super) struct Clock {
     class: Class,
     batch: Duration,
+    crowd: Duration,
     /// Of the last round.
     round_at: Option<Instant>,
-    /// The least time between two rounds: half a batch, more where rounds take long.
+    /// The least time between two rounds: half a batch, more where rounds take long or go to a crowd.
     period: Duration,
     /// Since when something waits.
     waiting: Option<Instant>,
@@ -56,7 +60,7 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(class: Class, pace: Pace) -> Clock {
-        Clock { class, batch: pace.batch, round_at: None, period: pace.batch / 2, waiting: None }
+        Clock { class, batch: pace.batch, crowd: pace.crowd, round_at: None, period: pace.batch / 2, waiting: None }
     }
 
     pub(super) fn due(&mut self, unsent: &Unsent) -> Due {
@@ -75,10 +79,41 @@ impl Clock {
         if at <= now { Due::Now } else { Due::At(at) }
     }
 
-    pub(super) fn round_done(&mut self, started: Instant) {
+    /// After a round that went to so many viewers.
+    pub(super) fn round_done(&mut self, started: Instant, viewers: usize) {
         self.waiting = None;
         self.round_at = Some(started);
         let took = started.elapsed();
-        self.period = (took + took / ROUND_REST).clamp(self.batch / 2, LONGEST_BATCH.max(self.batch));
+        let crowd = CROWD_SHARE.saturating_mul(u32::try_from(viewers).unwrap_or(u32::MAX)).min(self.crowd);
+        self.period = (took + took / ROUND_REST).max(crowd).clamp(self.batch / 2, LONGEST_BATCH.max(self.batch));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long after a round to so many a picture goes that came at once behind it.
+    fn next_after(viewers: usize, class: Class, crowd: u64) -> Duration {
+        let pace = Pace { crowd: Duration::from_millis(crowd), ..Pace::default() };
+        let mut clock = Clock::new(class, pace);
+        let now = Instant::now();
+        clock.round_done(now, viewers);
+        match clock.due(&Unsent { bytes: 20_000, ended: false }) {
+            Due::Now => Duration::ZERO,
+            Due::At(at) => at - now,
+            Due::Never => panic!("there is something"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_crowd_s_rounds_are_further_apart_where_that_is_allowed_and_nobody_else_s() {
+        let ms = Duration::from_millis;
+        assert_eq!(next_after(10, Class::Shared, 80), ms(10));
+        assert_eq!(next_after(250, Class::Shared, 80), ms(40));
+        assert_eq!(next_after(500, Class::Shared, 80), ms(80));
+        assert_eq!(next_after(20_000, Class::Shared, 80), ms(80));
+        assert_eq!(next_after(20_000, Class::Shared, 0), ms(10));
+        assert_eq!(next_after(20_000, Class::Low, 80), ms(0));
     }
 }

@@ -151,7 +151,7 @@ async fn run(crew: Arc<Crew>, line: Arc<Line>, pace: Pace) {
         let started = Instant::now();
         viewers.look();
         viewers.serve(&round).await;
-        clock.round_done(started);
+        clock.round_done(started, viewers.level.len());
         if let Some(end) = &round.end {
             for member in viewers.take_all() {
                 member.finish(end.clone());

@@ -52,6 +52,8 @@ pub struct Pace {
     pub class: Class,
     /// The longest that something waits for company in the shared class, while the machine keeps up.
     pub batch: Duration,
+    /// The longest that pictures are gathered for hundreds of viewers of one packaging in the shared class. Zero: they are not.
+    pub crowd: Duration,
     /// A viewer that takes no byte for this long is closed.
     pub stall: Duration,
 }
@@ -59,6 +61,11 @@ pub struct Pace {
 impl Default for Pace {
     /// With 20 ms a shared viewer is within 50 ms of the publisher on a busy core too (bench/NUMBERS.md).
     fn default() -> Pace {
-        Pace { class: Class::Shared, batch: Duration::from_millis(20), stall: Duration::from_secs(15) }
+        Pace {
+            class: Class::Shared,
+            batch: Duration::from_millis(20),
+            crowd: Duration::ZERO,
+            stall: Duration::from_secs(15),
+        }
     }
 }

@@ -6,16 +6,25 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::ListenAddr;
-use super::values::{FromText, leaf_by_text, shown};
+use super::values::{FromText, Period, leaf_by_text, shown};
 
 /// The section `rtsp`. RTSP is spoken on the one port in any case.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section of keys and values")]
 pub struct Rtsp {
     /// A further port, such as RTSP's own `0.0.0.0:554`; all that the one port speaks is spoken there too. Default: none.
     pub listen: Option<ListenAddr>,
     /// The pair of UDP ports for RTP and RTCP of all sessions.
     pub udp: UdpPorts,
+    /// The longest that pictures are gathered for hundreds of viewers of one stream, on their connections. Players of RTP have a
+    /// buffer against jitter that is longer (RFC 3550 6.4.1).
+    pub crowd_batch: Period<0, 1_000>,
+}
+
+impl Default for Rtsp {
+    fn default() -> Rtsp {
+        Rtsp { listen: None, udp: UdpPorts::Auto, crowd_batch: Period::from_millis(80) }
+    }
 }
 
 /// `rtsp.udp`.
