@@ -12,7 +12,7 @@ use mp4_atom::{Any, DecodeMaybe};
 const MAX_SIDE: u32 = 16_384;
 
 /// All that the project knows; a byte of the input chooses.
-pub(crate) const CODECS: [Codec; 10] = [
+pub(crate) const CODECS: [Codec; 11] = [
     Codec::H264,
     Codec::H265,
     Codec::Av1,
@@ -23,6 +23,7 @@ pub(crate) const CODECS: [Codec; 10] = [
     Codec::G711A,
     Codec::G711U,
     Codec::Mp3,
+    Codec::Flac,
 ];
 
 /// The first byte chooses the codec.

@@ -154,7 +154,7 @@ fn config(codec: Codec) -> Bytes {
         Codec::Av1 => Bytes::from_static(AV1C),
         Codec::Aac => Bytes::from_static(ASC),
         Codec::Opus => opus::Head::new(2).expect("two channels are allowed").write(),
-        Codec::Vp8 | Codec::Vp9 | Codec::G711A | Codec::G711U | Codec::Mp3 => Bytes::new(),
+        Codec::Vp8 | Codec::Vp9 | Codec::G711A | Codec::G711U | Codec::Mp3 | Codec::Flac => Bytes::new(),
     }
 }
 
@@ -239,13 +239,16 @@ const MAX_AAC_BYTES: usize = (1 << 13) - 1;
 /// Between two frames.
 const STEP: Duration = Duration::from_millis(40);
 
+/// Of [`CODECS`] RTP carries so many, all but the last: there is no payload format for FLAC.
+const CARRIED: usize = CODECS.len() - 1;
+
 /// F11: frames of a codec that the first byte chooses, packed and gathered again. The second byte says what happens on
 /// the way: nothing, another order, or loss. Without loss the same frames come out, with loss only whole ones.
 pub(crate) fn rtp_round_trip(data: &[u8]) {
     let mut input = Input(data);
     let (Some(codec), Some(way)) = (input.byte(), input.byte()) else { return };
     let in_band = codec & 0x80 != 0;
-    let Some(codec) = CODECS.get(usize::from(codec & 0x7f) % CODECS.len()).copied() else { return };
+    let Some(codec) = CODECS.get(usize::from(codec & 0x7f) % CARRIED).copied() else { return };
     let track = track(codec);
     let frames = frames(codec, &mut input);
     let (datagrams, loses) = (way & 1 != 0, way & 2 != 0);
@@ -284,7 +287,7 @@ fn track(codec: Codec) -> Track {
     match codec {
         Codec::G711A => Track::audio(id, codec, sound(8000, 1)),
         Codec::G711U => Track::audio(id, codec, sound(16_000, 2)),
-        Codec::Mp3 => Track::audio(id, codec, sound(32_000, 2)),
+        Codec::Mp3 | Codec::Flac => Track::audio(id, codec, sound(32_000, 2)),
         Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus => {
             Track::new(id, codec, config(codec)).expect("an encoder's record")
         }
@@ -380,7 +383,7 @@ fn frame(codec: Codec, key: bool, what: u8, part: &dyn Fn(usize) -> Vec<u8>) -> 
         }
         Codec::Vp9 => data.extend([&[0x86, 0][..], &part(0)].concat()),
         Codec::Aac => data.extend(part(0).into_iter().take(MAX_AAC_BYTES)),
-        Codec::Opus => data.extend(part(0)),
+        Codec::Opus | Codec::Flac => data.extend(part(0)),
         Codec::G711A => data.extend(part(0).into_iter().take(PAYLOAD_BYTES)),
         // Two channels.
         Codec::G711U => data.extend(part(0).repeat(2).into_iter().take(PAYLOAD_BYTES)),
@@ -438,7 +441,7 @@ fn receive(track: &Track, in_band: bool, in_order: bool, packets: Vec<Sent>) -> 
         Codec::Vp9 => Format::Vp9,
         Codec::Aac => Format::Aac { size_bits: 13, index_bits: 3, delta_bits: 3, unit_ticks: 1024 },
         Codec::Mp3 => Format::Mpa,
-        Codec::Opus | Codec::G711A | Codec::G711U => Format::Whole(track.codec),
+        Codec::Opus | Codec::G711A | Codec::G711U | Codec::Flac => Format::Whole(track.codec),
     };
     let said = track.kind() == Kind::Audio || !in_band;
     let media = Media {

@@ -40,6 +40,24 @@ async fn chromium_plays_h264_and_opus_by_websocket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn chromium_plays_h264_and_flac_by_websocket_and_hls() {
+    let test = "chromium_plays_h264_and_flac_by_websocket_and_hls";
+    let Some(nine) = Ffmpeg::nine(test) else { return };
+    let node = TestNode::start("");
+    let _publisher = nine.publish(Media::H264Flac, &node.url("rtmp", "/live/a"));
+    node.until_live("live/a").await;
+    let Some(played) = browse_all(test, "mse.mjs", &node, &[&node.url("ws", "/play/live/a.mp4")]).await else { return };
+    assert!(played["mime"].as_str().unwrap().ends_with(",fLaC\""), "{played}");
+    let Some(hls) = browse_all(test, "hls.mjs", &node, &[&node.url("http", "/play/live/a.m3u8")]).await else { return };
+    assert!(hls["levels"][0]["codecs"].as_str().unwrap().to_lowercase().ends_with("flac"), "{hls}");
+    for played in [played, hls] {
+        assert_eq!((&played["errors"], &played["stalls"]), (&Value::Array(vec![]), &0.into()), "{played}");
+        assert!(played["frames"].as_u64().unwrap() >= SECONDS * 25 * 9 / 10, "{played}");
+        assert!(played["audio_bytes"].as_u64().unwrap() > 10_000, "{played}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chromium_hears_the_g711_of_a_camera() {
     let test = "chromium_hears_the_g711_of_a_camera";
     let node = TestNode::start("");

@@ -172,3 +172,30 @@ async fn opus_is_heard_by_players_that_do_not_know_it() {
         played.assert_clean(Media::H264Opus, &url);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flac_goes_as_it_is_where_it_is_known_and_as_aac_or_not_at_all_elsewhere() {
+    let test = "flac_goes_as_it_is_where_it_is_known_and_as_aac_or_not_at_all_elsewhere";
+    // To ffmpeg 5 it is nothing that FLV could have.
+    let (Some(five), Some(nine)) = (Ffmpeg::five(test), Ffmpeg::nine(test)) else { return };
+    let other = TestNode::start("");
+    let node = TestNode::start(&format!("push: {{list: {{live/a: {:?}}}}}", other.url("rtmp", "/live/c")));
+    let _publisher = nine.publish(Media::H264Flac, &node.url("rtmp", "/live/a"));
+    // Our own RTMP says that it takes it.
+    for live in [node.until_live("live/a").await, other.until_live("live/c").await] {
+        let codecs: Vec<_> = live.tracks.iter().map(|track| track.codec).collect();
+        assert_eq!(codecs, [Codec::H264, Codec::Flac]);
+    }
+    let (rtmp, flv, mp4) =
+        (node.url("rtmp", "/live/a"), node.url("http", "/play/live/a.flv"), node.url("http", "/play/live/a.mp4"));
+    for url in [&rtmp, &flv, &mp4, &node.url("http", "/play/live/a.m3u8")] {
+        five.play(url).await.assert_clean(Media::H264Flac, url);
+    }
+    for (url, packaging) in [(&rtmp, "rtmp"), (&flv, "flv")] {
+        let url = format!("{url}?audio=flac");
+        let is_made = async || node.stream("live/a")?.packagings.contains(&packaging).then_some(());
+        let (played, ()) = tokio::join!(nine.play(&url), until(packaging, is_made));
+        played.assert_clean(Media::H264Flac, &url);
+    }
+    five.play(&node.url("rtsp", "/live/a")).await.assert_clean(Media::VideoOnly, "RTSP has no FLAC");
+}

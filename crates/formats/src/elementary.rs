@@ -67,7 +67,14 @@ impl Elementary {
                 }
                 Some(data)
             }
-            Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => Some(data),
+            Codec::Vp8
+            | Codec::Vp9
+            | Codec::Aac
+            | Codec::Opus
+            | Codec::G711A
+            | Codec::G711U
+            | Codec::Mp3
+            | Codec::Flac => Some(data),
         };
         let Some(data) = data.filter(|_| self.track.is_some()) else { return Ok(None) };
         match codec::check_frame(self.codec, &data) {

@@ -33,6 +33,8 @@ pub enum Codec {
     G711U,
     /// MPEG-1/2 audio layer III.
     Mp3,
+    /// FLAC, RFC 9639.
+    Flac,
 }
 
 /// Pictures or sound.
@@ -49,7 +51,7 @@ impl Codec {
     pub const fn kind(self) -> Kind {
         match self {
             Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 => Kind::Video,
-            Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => Kind::Audio,
+            Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 | Codec::Flac => Kind::Audio,
         }
     }
 
@@ -66,6 +68,7 @@ impl Codec {
             Codec::G711A => "pcma",
             Codec::G711U => "pcmu",
             Codec::Mp3 => "mp3",
+            Codec::Flac => "flac",
         }
     }
 }
@@ -107,7 +110,8 @@ pub struct Track {
     /// How it is coded.
     pub codec: Codec,
     /// The configuration record: avcC, hvcC, av1C, vpcC (as in ISO 14496-15 and its kin, without box headers),
-    /// AudioSpecificConfig, or OpusHead (RFC 7845 5.1, with its magic). Empty for VP8, G.711 and MP3.
+    /// AudioSpecificConfig, OpusHead (RFC 7845 5.1, with its magic), or STREAMINFO (RFC 9639 8.2, without its block's
+    /// header). Empty for VP8, G.711 and MP3.
     pub config: Bytes,
     /// What the record says.
     pub detail: Detail,
@@ -116,8 +120,8 @@ pub struct Track {
 impl Track {
     /// A track from its codec's configuration record, which is parsed in full.
     ///
-    /// VP8 and VP9 may come without a record; then the picture size is unknown. H.264, H.265, AV1, AAC and Opus need
-    /// theirs. G.711 and MP3 have none: see [`Track::audio`].
+    /// VP8 and VP9 may come without a record; then the picture size is unknown. H.264, H.265, AV1, AAC, Opus and FLAC
+    /// need theirs. G.711 and MP3 have none: see [`Track::audio`].
     pub fn new(id: TrackId, codec: Codec, config: Bytes) -> Result<Track, CodecError> {
         let detail = codec::parse_config(codec, &config)?;
         Ok(Track { id, codec, config, detail })

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use culvert_formats::fmp4::{self, Gather};
-use culvert_formats::sound::InAac;
+use culvert_formats::sound::{InAac, Player};
 use culvert_media::{Frame, Time, Tracks};
 
 /// How a stream is cut (`hls` in the configuration).
@@ -116,7 +116,7 @@ impl Window {
     /// A window of a stream of these tracks whose first segment has this number, after so many discontinuities. Whoever has seen an earlier
     /// window of it must find no number that goes back or means something else.
     pub(crate) fn new(settings: Settings, tracks: &Tracks, number: u64, discontinuities: u64) -> Window {
-        let stage = InAac::new(tracks, true);
+        let stage = InAac::new(tracks, Player::Hls);
         Window {
             settings,
             gather: Gather::new(stage.tracks()),

@@ -46,7 +46,7 @@ pub struct Request {
     pub class: Option<Class>,
     /// `?chunk=50ms`: what comes within so much is one fragment of MP4. Otherwise each frame is one.
     pub merged: bool,
-    /// `?audio=`: whether sound may be Opus in FLV.
+    /// `?audio=`: whether sound may be Opus or FLAC in FLV.
     pub opus: Option<bool>,
     /// The query string, without `?`.
     pub query: String,
@@ -71,7 +71,7 @@ pub fn claims(target: &str) -> Option<Result<Request, NameError>> {
         },
         merged: parameter(query, "chunk").as_deref() == Some("50ms"),
         opus: match parameter(query, "audio").as_deref() {
-            Some("opus") => Some(true),
+            Some("opus" | "flac") => Some(true),
             Some("aac") => Some(false),
             Some(_) | None => None,
         },

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use culvert_formats::flv::{self, Demux, TagKind, TagWriter};
-use culvert_formats::sound::InAac;
+use culvert_formats::sound::{InAac, Player};
 use culvert_hub::{End, Feed, Next, Publisher, Replaced};
 use culvert_net::{Conn, DialError, ReadHalf, WriteHalf, dial};
 use rustls::ClientConfig;
@@ -204,8 +204,8 @@ pub async fn push(
         out.clear();
         match next {
             Next::Tracks(tracks) => {
-                if !session.takes_opus() {
-                    stage.get_or_insert_with(|| InAac::new(&tracks, false)).set_tracks(&tracks);
+                if stage.is_some() || !session.takes().all_of(&tracks) {
+                    stage.get_or_insert_with(|| InAac::new(&tracks, Player::Flv)).set_tracks(&tracks);
                 }
                 let new = TagWriter::new(stage.as_ref().map_or(&tracks, InAac::tracks));
                 session.write_media(TagKind::Script, 0, &[], &new.metadata(), &mut out);

@@ -314,8 +314,8 @@ impl Peer {
                         if let Some(write) = self.write.take() {
                             let chosen = parameter(&request.query, "audio");
                             let player = match chosen.as_deref() {
-                                Some("opus") => admission.play_as::<crate::Mux>(),
-                                _ if request.takes_opus && chosen.as_deref() != Some("aac") => {
+                                Some("opus" | "flac") => admission.play_as::<crate::Mux>(),
+                                _ if request.takes.all_of(&admission.tracks()) && chosen.as_deref() != Some("aac") => {
                                     admission.play_as::<crate::Mux>()
                                 }
                                 _ => admission.play_as::<WithAac<crate::Mux>>(),

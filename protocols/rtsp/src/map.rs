@@ -9,9 +9,9 @@ use culvert_media::{Audio, Codec, Kind, Track, Tracks};
 
 use crate::sdp::{Medium, Told};
 
-/// How a stream's tracks are told. The control of the track at place n is `trackID=n`.
+/// How the tracks of a stream that RTP carries are told. The control of the track at place n is `trackID=n`.
 pub(crate) fn told(tracks: &Tracks) -> Vec<Told> {
-    tracks.iter().take(rtp::TRACKS).enumerate().map(|(at, track)| tell(at, track)).collect()
+    tracks.iter().enumerate().map(|(at, track)| tell(at, track)).collect()
 }
 
 fn tell(at: usize, track: &Track) -> Told {
@@ -67,6 +67,7 @@ fn parameters(track: &Track) -> (&'static str, String) {
         Codec::G711A => ("PCMA", String::new()),
         Codec::G711U => ("PCMU", String::new()),
         Codec::Mp3 => ("MPA", String::new()),
+        Codec::Flac => ("FLAC", String::new()),
     }
 }
 

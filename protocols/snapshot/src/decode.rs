@@ -37,9 +37,15 @@ pub(crate) fn decode(track: &Track, frame: &[u8]) -> Result<Picture, Failure> {
     match track.codec {
         Codec::H264 => decode_h264(&track.config, frame),
         Codec::H265 => decode_h265(&track.config, frame),
-        Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => {
-            Err(Failure::Codec(track.codec.name()))
-        }
+        Codec::Av1
+        | Codec::Vp8
+        | Codec::Vp9
+        | Codec::Aac
+        | Codec::Opus
+        | Codec::G711A
+        | Codec::G711U
+        | Codec::Mp3
+        | Codec::Flac => Err(Failure::Codec(track.codec.name())),
     }
 }
 

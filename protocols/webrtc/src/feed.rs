@@ -72,7 +72,7 @@ impl Sent {
             Codec::G711A | Codec::G711U => {
                 track.sound().is_some_and(|sound| sound.sample_rate_hz == 8000 && sound.channels == 1)
             }
-            Codec::Aac | Codec::Mp3 => false,
+            Codec::Aac | Codec::Mp3 | Codec::Flac => false,
         };
         let first = |kind: Kind| tracks.iter().filter(is_sent).find(|track| track.kind() == kind).cloned();
         let video = first(Kind::Video);
@@ -490,9 +490,15 @@ fn reordering(track: &Track) -> Option<u32> {
         Codec::H265 => h265::Config::parse(&track.config)
             .ok()
             .and_then(|config| h265::Sps::parse(config.sps.first()?).ok()?.reordering.map(u32::from)),
-        Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => {
-            None
-        }
+        Codec::Av1
+        | Codec::Vp8
+        | Codec::Vp9
+        | Codec::Aac
+        | Codec::Opus
+        | Codec::G711A
+        | Codec::G711U
+        | Codec::Mp3
+        | Codec::Flac => None,
     }
 }
 

@@ -210,7 +210,7 @@ impl Offered {
             Codec::Opus => ("opus", 48_000),
             Codec::G711A => ("PCMA", 8000),
             Codec::G711U => ("PCMU", 8000),
-            Codec::Aac | Codec::Mp3 => return false,
+            Codec::Aac | Codec::Mp3 | Codec::Flac => return false,
         };
         // Seven bits (RFC 3550 5.1).
         self.payload_type < 128 && self.name.eq_ignore_ascii_case(name) && self.clock_hz == clock_hz
@@ -262,7 +262,7 @@ impl Offered {
                 (theirs == own).then_some(0)
             }
             Codec::Av1 | Codec::Vp8 | Codec::Opus | Codec::G711A | Codec::G711U => Some(0),
-            Codec::Aac | Codec::Mp3 => None,
+            Codec::Aac | Codec::Mp3 | Codec::Flac => None,
         }
     }
 
@@ -275,7 +275,7 @@ impl Offered {
             Codec::Vp9 => Name::Vp9,
             Codec::G711A => Name::PCMA,
             Codec::G711U => Name::PCMU,
-            Codec::Opus | Codec::Aac | Codec::Mp3 => Name::Opus,
+            Codec::Opus | Codec::Aac | Codec::Mp3 | Codec::Flac => Name::Opus,
         };
         Chosen {
             payload_type: self.payload_type.into(),

@@ -51,7 +51,7 @@ fn media(line: &Line) -> Media {
         Codec::Av1 => Format::Av1,
         Codec::Vp8 => Format::Vp8,
         Codec::Vp9 => Format::Vp9,
-        Codec::Opus | Codec::G711A | Codec::G711U | Codec::Aac | Codec::Mp3 => Format::Whole(line.codec),
+        Codec::Opus | Codec::G711A | Codec::G711U | Codec::Aac | Codec::Mp3 | Codec::Flac => Format::Whole(line.codec),
     };
     let channels = line.chosen.channels.unwrap_or(1);
     let sound = Audio { sample_rate_hz: line.chosen.clock_hz, channels };

@@ -235,6 +235,7 @@ fn codec(what: &'static str, rest: &mut Bytes) -> Result<Codec, Error> {
         (AUDIO, b"mp4a") => Ok(Codec::Aac),
         (AUDIO, b"Opus") => Ok(Codec::Opus),
         (AUDIO, b".mp3") => Ok(Codec::Mp3),
+        (AUDIO, b"fLaC") => Ok(Codec::Flac),
         _ => Err(Error::FourCc(four)),
     }
 }

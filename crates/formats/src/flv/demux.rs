@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use culvert_media::codec::{self, aac, av1, h264, h265, mp3, nal, vp9};
+use culvert_media::codec::{self, aac, av1, flac, h264, h265, mp3, nal, vp9};
 use culvert_media::{Audio, Codec, CodecError, Frame, Kind, Time, Track, TrackId, Tracks};
 
 use super::body::{self, Body, Content, Packet};
@@ -191,6 +191,7 @@ impl Demux {
             // Brought into one form: encoders send the record with or without its box's version and flags.
             Codec::Vp9 => (4, vp9::Config::parse(config).map_err(bad)?.write()),
             Codec::Av1 | Codec::Aac | Codec::Opus => (4, own.clone()),
+            Codec::Flac => (4, stream_info(&own)),
             // Enhanced RTMP has a record for VP8, which says nothing that a VP8 frame does not.
             Codec::Vp8 => (4, Bytes::new()),
             // These come without.
@@ -204,7 +205,7 @@ impl Demux {
     fn know_track(&mut self, id: TrackId, codec: Codec, sound: Option<Audio>, data: &[u8]) -> Result<(), Error> {
         let known = self.known(id).map(|known| &known.track).filter(|track| track.codec == codec);
         let track = match codec {
-            Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Aac | Codec::Opus => {
+            Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Aac | Codec::Opus | Codec::Flac => {
                 return known.map(|_| ()).ok_or(Error::NoSequenceHeader(codec));
             }
             Codec::Vp8 | Codec::Vp9 if known.is_some() => return Ok(()),
@@ -236,7 +237,7 @@ impl Demux {
             },
             Codec::Av1 => av1::without_temporal_delimiters(data).map_err(bad)?,
             Codec::Aac => without_adts(data),
-            Codec::Vp8 | Codec::Vp9 | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => data,
+            Codec::Vp8 | Codec::Vp9 | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 | Codec::Flac => data,
         };
         if data.is_empty() {
             return Err(Error::Empty("frame"));
@@ -331,6 +332,18 @@ fn with_length_size_4(config: &Bytes, at: usize) -> Bytes {
         *byte |= 3;
     }
     changed.freeze()
+}
+
+/// STREAMINFO alone: what Enhanced RTMP has of FLAC may begin with the marker and the block's header as a file does, and go on with other blocks.
+fn stream_info(record: &Bytes) -> Bytes {
+    let bare = record.strip_prefix(b"fLaC").unwrap_or(record);
+    // The type is 0, and may have the flag of the last block (RFC 9639 8.1).
+    match bare {
+        [0 | 0x80, 0, 0, 34, rest @ ..] if rest.len() >= flac::STREAMINFO_BYTES => {
+            record.slice_ref(rest.get(..flac::STREAMINFO_BYTES).unwrap_or_default())
+        }
+        _ => record.clone(),
+    }
 }
 
 /// AAC is to come raw; some cameras leave the ADTS header on. Raw AAC cannot begin like one: it would be an END element.

@@ -155,6 +155,7 @@ fn naming(track: &Track) -> Naming {
         // 14 is MP3 at 8 kHz, a rate that the flags cannot say.
         Codec::Mp3 if track.sound().is_some_and(|sound| sound.sample_rate_hz == 8_000) => Naming::Old(14),
         Codec::Mp3 => Naming::Old(2),
+        Codec::Flac => Naming::FourCc(*b"fLaC"),
     }
 }
 
@@ -197,6 +198,7 @@ fn audio_header(track: &Track) -> Option<Vec<u8>> {
     match track.codec {
         Codec::Aac => Some([&[AAC_FLAGS, 0], &track.config[..]].concat()),
         Codec::Opus => Some([&[EX_AUDIO | SEQUENCE_START], &b"Opus"[..], &track.config].concat()),
+        Codec::Flac => Some([&[EX_AUDIO | SEQUENCE_START], &b"fLaC"[..], &track.config].concat()),
         Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::G711A | Codec::G711U | Codec::Mp3 => {
             None
         }
@@ -218,7 +220,7 @@ fn video_prefix(codec: Codec, frame: &Frame) -> Option<Prefix> {
         Codec::Av1 => by_four(CODED_FRAMES, b"av01", &[]),
         Codec::Vp8 => by_four(CODED_FRAMES, b"vp08", &[]),
         Codec::Vp9 => by_four(CODED_FRAMES, b"vp09", &[]),
-        Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => None,
+        Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 | Codec::Flac => None,
     }
 }
 
@@ -226,6 +228,7 @@ fn audio_prefix(track: &Track) -> Option<Prefix> {
     match track.codec {
         Codec::Aac => Some(Prefix::new(&[&[AAC_FLAGS, 1]])),
         Codec::Opus => Some(Prefix::new(&[&[EX_AUDIO | CODED_FRAMES], b"Opus"])),
+        Codec::Flac => Some(Prefix::new(&[&[EX_AUDIO | CODED_FRAMES], b"fLaC"])),
         Codec::G711A => Some(Prefix::new(&[&[7 << 4 | sound_flags(track.sound(), 0)]])),
         Codec::G711U => Some(Prefix::new(&[&[8 << 4 | sound_flags(track.sound(), 0)]])),
         Codec::Mp3 => {

@@ -47,6 +47,8 @@ fn of(track: &Track) -> String {
         }),
         Codec::Opus => Some("opus".into()),
         Codec::Mp3 => Some("mp4a.6B".into()),
+        // The sample entry's name, as HLS has it; browsers take it as well as "flac".
+        Codec::Flac => Some("fLaC".into()),
         Codec::Vp8 | Codec::G711A | Codec::G711U => None,
     };
     // What cannot be read was never taken for a track.

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use culvert_media::codec::{nal, opus};
+use culvert_media::codec::{flac, nal, opus};
 use culvert_media::{Audio, Codec, CodecError, Frame, Kind, Time, Track, TrackId, Tracks};
 use mp4_atom::{
-    Atom, Avc1, Avc3, Codec as SampleEntry, DecodeMaybe, FourCC, Header, Hev1, Hvc1, Moof, Moov, Traf, Trak,
+    Atom, Avc1, Avc3, Codec as SampleEntry, DecodeMaybe, Dfla, FlacMetadataBlock, FourCC, Header, Hev1, Hvc1, Moof,
+    Moov, Traf, Trak,
 };
 use thiserror::Error;
 
@@ -298,6 +299,12 @@ fn track(id: TrackId, entry: &SampleEntry) -> Result<Option<(Track, usize)>, Cod
                 (0x6b | 0x69, _) => Ok(Some((mp3(id, &entry.audio), 4))),
                 _ => Ok(None),
             }
+        }
+        SampleEntry::Flac(entry) => {
+            let is_info = |block: &&FlacMetadataBlock| matches!(block, FlacMetadataBlock::StreamInfo { .. });
+            let info = entry.dfla.blocks.iter().find(is_info).cloned().ok_or(CodecError::Missing("FLAC"))?;
+            let body = record(&Dfla { blocks: vec![info] })?;
+            of(Codec::Flac, body.slice(body.len().saturating_sub(flac::STREAMINFO_BYTES)..))
         }
         SampleEntry::Mp3(entry) => Ok(Some((mp3(id, &entry.audio), 4))),
         SampleEntry::Opus(entry) => {

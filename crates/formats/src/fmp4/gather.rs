@@ -1,6 +1,6 @@
 //! Frames on their way into one fragment.
 
-use culvert_media::codec::{aac, opus};
+use culvert_media::codec::{aac, flac, opus};
 use culvert_media::{Codec, Frame, Time, TrackId, Tracks};
 
 use super::fragment::{self, Arrival, Run, Sample};
@@ -157,6 +157,7 @@ impl Pending {
             Codec::Opus => opus::packet_duration(&frame.data).map_or(960, |time| time.to_ticks(*clock_hz)),
             // ISO 11172-3: of layer III.
             Codec::Mp3 => 1152,
+            Codec::Flac => flac::frame_samples(&frame.data).map_or(4096, i64::from),
             Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::G711A | Codec::G711U => {
                 let fps = track.video().and_then(|video| video.fps).filter(|fps| *fps >= 1.0).unwrap_or(25.0);
                 (f64::from(*clock_hz) / fps) as i64

@@ -1,13 +1,13 @@
 //! The initialisation segment: `ftyp` and `moov`, without samples.
 
 use bytes::Bytes;
-use culvert_media::codec::{h264, h265, opus};
+use culvert_media::codec::{flac, h264, h265, opus};
 use culvert_media::{Codec, Track, Tracks};
 use mp4_atom::esds::{DecoderConfig, DecoderSpecific, EsDescriptor};
 use mp4_atom::{
-    Atom, Audio, Av01, Av1c, Avc1, Avcc, Codec as SampleEntry, Compressor, Dinf, Dops, Dref, Encode, Esds, FourCC,
-    Ftyp, Hdlr, Hvc1, Hvcc, Mdhd, Mdia, Minf, Moov, Mp4a, Mvex, Mvhd, Opus, OpusChannelMapping, Smhd, Stbl, Stco, Stsc,
-    Stsd, Stsz, StszSamples, Stts, Tkhd, Trak, Trex, Url, Visual, Vmhd, Vp09, VpcC,
+    Atom, Audio, Av01, Av1c, Avc1, Avcc, Codec as SampleEntry, Compressor, Dfla, Dinf, Dops, Dref, Encode, Esds, Flac,
+    FourCC, Ftyp, Hdlr, Hvc1, Hvcc, Mdhd, Mdia, Minf, Moov, Mp4a, Mvex, Mvhd, Opus, OpusChannelMapping, Smhd, Stbl,
+    Stco, Stsc, Stsd, Stsz, StszSamples, Stts, Tkhd, Trak, Trex, Url, Visual, Vmhd, Vp09, VpcC,
 };
 
 use super::{Line, VIDEO_HZ, lines};
@@ -115,6 +115,11 @@ pub(super) fn entry(track: &Track) -> Option<SampleEntry> {
         // MPEG-1 audio as an object of MPEG-4's (ISO 14496-1 table 5), which has no configuration.
         Codec::Mp3 => mp4a(track, 0x6b, None).into(),
         Codec::Opus => opus_entry(track).into(),
+        Codec::Flac => {
+            // A FullBox, and the header of the block, which is the last (Encapsulation of FLAC in ISO BMFF 3.3.2).
+            let body = [&[0, 0, 0, 0, 0x80, 0, 0, flac::STREAMINFO_BYTES as u8], record].concat();
+            Flac { audio: audio(track), dfla: Dfla::decode_body(&mut &body[..]).ok()? }.into()
+        }
         Codec::Vp8 | Codec::G711A | Codec::G711U => return None,
     };
     // What can be read can not always be written.

@@ -20,6 +20,8 @@ const AV1_TEN_BITS: &str = "81014c000a0b0000000cc5036900be1010";
 const VP9: &str = "01000000000a820202020000";
 const OPUS: &str = "4f707573486561640102380180bb0000000000";
 const AAC: &str = "1210";
+/// Of ffmpeg 9.0.
+const FLAC: &str = "040004000001510001730bb802f000000c0007efccfa4bbc4230ac64c411665cb275";
 
 fn track(id: TrackId, codec: Codec, hex: &str) -> Track {
     let digit = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
@@ -58,6 +60,7 @@ fn codecs_are_named_as_browsers_ask_for_them() {
         (Codec::Vp9, VP9, "video/mp4; codecs=\"vp09.00.10.08\""),
         (Codec::Opus, OPUS, "audio/mp4; codecs=\"opus\""),
         (Codec::Aac, AAC, "audio/mp4; codecs=\"mp4a.40.2\""),
+        (Codec::Flac, FLAC, "audio/mp4; codecs=\"fLaC\""),
     ];
     for (codec, record, named) in cases {
         assert_eq!(mime(&Tracks::new(vec![track(VIDEO, codec, record)])), named);
@@ -96,10 +99,30 @@ fn every_codec_that_is_carried_is_read_back() {
     assert!(matches!(read(Codec::Vp9, VP9), SampleEntry::Vp09(_)));
     let SampleEntry::Opus(opus) = read(Codec::Opus, OPUS) else { panic!("Opus") };
     assert_eq!((opus.dops.output_channel_count, opus.dops.pre_skip), (2, 312));
+    assert!(matches!(read(Codec::Flac, FLAC), SampleEntry::Flac(_)));
     let mp3 = Track::audio(AUDIO, Codec::Mp3, Audio { sample_rate_hz: 44_100, channels: 2 });
     let moov = moov(&Tracks::new(vec![mp3]));
     let SampleEntry::Mp4a(mp3) = &moov.trak[0].mdia.minf.stbl.stsd.codecs[0] else { panic!("MP3") };
     assert_eq!(mp3.esds.es_desc.dec_config.object_type_indication, 0x6b);
+}
+
+#[test]
+fn flac_is_read_back_by_our_own_reader() {
+    let tracks = Tracks::new(vec![track(TrackId(0), Codec::Flac, FLAC)]);
+    let mut demux = Demux::new(&init(&tracks)).unwrap();
+    let (mut mux, mut out) = (Mux::new(&tracks), Vec::new());
+    // 1024 samples, as the frame's header says.
+    let data = Bytes::from_static(&[0xff, 0xf8, 0xaa, 0x88, 0, 0x5b, 1, 2, 3]);
+    for at in [1000, 1021] {
+        mux.push(&Frame { data: data.clone(), ..frame(TrackId(0), at, at, true) }, &mut out);
+    }
+    assert_eq!(told(&out)[0], (1, 48_000, 1024, 0));
+    demux.handle_segment(UNIX_EPOCH, &out.iter().flat_map(|chunk| chunk.data.to_vec()).collect()).unwrap();
+    let events: Vec<_> = std::iter::from_fn(|| demux.poll_event()).collect();
+    assert_eq!(events[0], crate::Event::Tracks(tracks));
+    let data_of =
+        |event: &crate::Event| if let crate::Event::Frame(frame) = event { Some(frame.data.clone()) } else { None };
+    assert_eq!(events.iter().filter_map(data_of).collect::<Vec<_>>(), [data.clone(), data]);
 }
 
 #[test]

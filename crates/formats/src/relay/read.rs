@@ -201,7 +201,7 @@ fn track(fields: &mut Fields) -> Result<Track, Error> {
             Err(Error::BadTracks("sound without a rate or without a channel"))
         }
         Codec::G711A | Codec::G711U | Codec::Mp3 => Ok(Track::audio(id, codec, sound)),
-        Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus => {
+        Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::Flac => {
             Track::new(id, codec, config).map_err(|source| Error::Config { track: id, source })
         }
     }
@@ -220,6 +220,7 @@ fn codec(number: u8) -> Result<Codec, Error> {
         18 => Ok(Codec::G711A),
         19 => Ok(Codec::G711U),
         20 => Ok(Codec::Mp3),
+        21 => Ok(Codec::Flac),
         other => Err(Error::Codec(other)),
     }
 }

@@ -118,6 +118,7 @@ fn codec_number(codec: Codec) -> u8 {
         Codec::G711A => 18,
         Codec::G711U => 19,
         Codec::Mp3 => 20,
+        Codec::Flac => 21,
     }
 }
 

@@ -19,7 +19,7 @@ pub mod rtcp;
 pub use clock::{Sync, Unwrap};
 pub use cut::{Cutter, Payload};
 pub use depay::{Depacketizer, Format};
-pub use mux::{Framed, Line, Mux, TRACKS, framed};
+pub use mux::{Framed, Line, Mux, TRACKS, carried, framed};
 pub use packet::{HEADER_BYTES, Packet, is_rtcp};
 pub use receive::{Media, Receiver};
 pub use reorder::Reorder;

@@ -25,6 +25,11 @@ const STEP: Duration = Duration::from_secs(1);
 /// Joins the sources of a stream.
 const CNAME: &str = "culvert";
 
+/// Those that RTP carries; there is no payload format for FLAC. What they are called and where they are is by their place among these.
+pub fn carried(tracks: &Tracks) -> Tracks {
+    Tracks::new(tracks.iter().filter(|track| track.codec != Codec::Flac).take(TRACKS).cloned().collect())
+}
+
 /// RTP for players.
 #[derive(Debug)]
 pub struct Mux {
@@ -79,6 +84,7 @@ impl Mux {
             Codec::G711A if mono_8k => (8000, 8),
             Codec::G711U | Codec::G711A => (rate, dynamic),
             Codec::Mp3 => (90_000, 14),
+            Codec::Flac => (rate, dynamic),
         };
         Line { clock_hz: clock_hz.max(1), payload_type, ssrc: 0x0043_5600 | u32::from(at) }
     }
@@ -119,7 +125,8 @@ impl culvert_media::Mux for Mux {
     const NAME: &'static str = "rtp";
 
     fn new(tracks: &Tracks) -> Mux {
-        let sources = tracks.iter().take(TRACKS).enumerate().map(|(at, track)| {
+        let tracks = carried(tracks);
+        let sources = tracks.iter().enumerate().map(|(at, track)| {
             let Line { clock_hz, payload_type, ssrc } = Mux::line(at, track);
             Source {
                 track: track.clone(),
@@ -153,17 +160,18 @@ impl culvert_media::Mux for Mux {
         let same = |(ours, new): (&Track, &Track)| {
             let told = match new.codec {
                 Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 => true,
-                Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => {
+                Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 | Codec::Flac => {
                     ours.config == new.config && ours.sound() == new.sound()
                 }
             };
             ours.id == new.id && ours.codec == new.codec && told
         };
-        tracks.iter().take(TRACKS).count() == self.sources.len() && known.zip(tracks.iter()).all(same)
+        let tracks = carried(tracks);
+        tracks.iter().count() == self.sources.len() && known.zip(tracks.iter()).all(same)
     }
 
     fn set_tracks(&mut self, tracks: &Tracks, _: &mut Vec<Chunk>) {
-        for (source, track) in self.sources.iter_mut().zip(tracks.iter()) {
+        for (source, track) in self.sources.iter_mut().zip(carried(tracks).iter()) {
             if source.track != *track {
                 source.packetizer = Packetizer::new(track);
                 source.track = track.clone();

@@ -292,7 +292,8 @@ impl Receiver {
             | Codec::Opus
             | Codec::G711A
             | Codec::G711U
-            | Codec::Mp3 => pts,
+            | Codec::Mp3
+            | Codec::Flac => pts,
         };
         let frame = Frame {
             track: source.id,
@@ -393,8 +394,7 @@ fn known(id: TrackId, media: &Media) -> Option<Track> {
             let config = aac::Config::lc(audio.sample_rate_hz, audio.channels).ok()?.write().ok()?;
             Track::new(id, codec, config).ok()
         }
-        Codec::Mp3 => None,
-        Codec::H264 | Codec::H265 | Codec::Av1 => None,
+        Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Mp3 | Codec::Flac => None,
     }
 }
 
@@ -443,7 +443,9 @@ impl Source {
                 }
                 Some(unit.data.clone())
             }
-            Codec::Vp8 | Codec::Vp9 | Codec::Opus | Codec::G711A | Codec::G711U => Some(unit.data.clone()),
+            Codec::Vp8 | Codec::Vp9 | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Flac => {
+                Some(unit.data.clone())
+            }
         })
     }
 }

@@ -5,32 +5,47 @@ use culvert_media::{Chunk, Codec, Frame, Mux, Track, Tracks};
 
 use super::Transcoder;
 
-/// A stream on its way to those who take AAC: its first track of sound becomes that where it is Opus, and G.711 too where that is wanted; all else
-/// passes as it is.
+/// Who takes AAC and not all of the rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Player {
+    /// Of FLV: knows G.711, and neither Opus nor FLAC.
+    Flv,
+    /// Of HLS: knows FLAC, and neither Opus nor G.711.
+    Hls,
+}
+
+impl Player {
+    fn takes(self, codec: Codec) -> bool {
+        match codec {
+            Codec::Opus => false,
+            Codec::Flac => self == Player::Hls,
+            Codec::G711A | Codec::G711U => self == Player::Flv,
+            Codec::Aac | Codec::Mp3 | Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 => true,
+        }
+    }
+}
+
+/// A stream on its way to such players: its first track of sound that they do not take becomes AAC; all else passes as it is.
 #[derive(Debug)]
 pub struct InAac {
     tracks: Tracks,
     voice: Option<Transcoder>,
-    speech: bool,
+    player: Player,
     /// A frame that had this mark has not come out yet.
     discontinuity: bool,
 }
 
 impl InAac {
-    /// Of a stream with these tracks; G.711 is changed as well where `speech` says so.
-    pub fn new(tracks: &Tracks, speech: bool) -> InAac {
-        let mut made = InAac { tracks: tracks.clone(), voice: None, speech, discontinuity: false };
+    /// Of a stream with these tracks.
+    pub fn new(tracks: &Tracks, player: Player) -> InAac {
+        let mut made = InAac { tracks: tracks.clone(), voice: None, player, discontinuity: false };
         made.set_tracks(tracks);
         made
     }
 
     /// The tracks are these from now on.
     pub fn set_tracks(&mut self, tracks: &Tracks) {
-        let is_changed = |track: &&Track| match track.codec {
-            Codec::Opus => true,
-            Codec::G711A | Codec::G711U => self.speech,
-            Codec::Aac | Codec::Mp3 | Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 => false,
-        };
+        let is_changed = |track: &&Track| !self.player.takes(track.codec);
         let source = tracks.audio().filter(is_changed);
         if self.voice.as_ref().map(Transcoder::source) != source {
             self.voice = source.and_then(|source| Transcoder::new(source, Codec::Aac));
@@ -86,7 +101,7 @@ impl<M: NamedInAac> Mux for WithAac<M> {
     const NAME: &'static str = M::NAME_IN_AAC;
 
     fn new(tracks: &Tracks) -> WithAac<M> {
-        let stage = InAac::new(tracks, false);
+        let stage = InAac::new(tracks, Player::Flv);
         WithAac { mux: M::new(stage.tracks()), stage }
     }
 
@@ -99,7 +114,7 @@ impl<M: NamedInAac> Mux for WithAac<M> {
     }
 
     fn follows(&self, tracks: &Tracks) -> bool {
-        self.mux.follows(InAac::new(tracks, false).tracks())
+        self.mux.follows(InAac::new(tracks, Player::Flv).tracks())
     }
 
     fn set_tracks(&mut self, tracks: &Tracks, out: &mut Vec<Chunk>) {

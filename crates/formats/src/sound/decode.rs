@@ -3,11 +3,11 @@
 use culvert_media::codec::{aac, opus};
 use culvert_media::{Codec, Track};
 use opus_pure::OpusDecoder;
-use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_MP3};
+use symphonia::core::codecs::audio::well_known::{CODEC_ID_AAC, CODEC_ID_FLAC, CODEC_ID_MP3};
 use symphonia::core::codecs::audio::{AudioCodecParameters, AudioDecoder, AudioDecoderOptions};
 use symphonia::core::packet::PacketRef;
 use symphonia::core::units::{Duration, Timestamp};
-use symphonia::default::codecs::{AacDecoder, MpaDecoder};
+use symphonia::default::codecs::{AacDecoder, FlacDecoder, MpaDecoder};
 
 /// Most seconds of sound in a frame: nobody speaks for so long in one breath.
 const LONGEST_S: usize = 2;
@@ -50,6 +50,14 @@ pub(super) fn decoder(track: &Track) -> Option<Box<dyn Decode>> {
             let mut parameters = AudioCodecParameters::new();
             parameters.for_codec(CODEC_ID_MP3).with_sample_rate(sound.sample_rate_hz);
             let decoder = MpaDecoder::try_new(&parameters, &AudioDecoderOptions::default()).ok()?;
+            let (rate_hz, channels) = (sound.sample_rate_hz, sound.channels);
+            Some(Box::new(Library { decoder: Box::new(decoder), rate_hz, channels, samples: Vec::new() }))
+        }
+        Codec::Flac => {
+            let mut parameters = AudioCodecParameters::new();
+            parameters.for_codec(CODEC_ID_FLAC).with_sample_rate(sound.sample_rate_hz);
+            parameters.with_extra_data(track.config.to_vec().into_boxed_slice());
+            let decoder = FlacDecoder::try_new(&parameters, &AudioDecoderOptions::default()).ok()?;
             let (rate_hz, channels) = (sound.sample_rate_hz, sound.channels);
             Some(Box::new(Library { decoder: Box::new(decoder), rate_hz, channels, samples: Vec::new() }))
         }
@@ -177,6 +185,34 @@ pub(super) fn mu_law(byte: u8) -> i16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// x^16 + x^15 + x^2 + 1 over all of a frame (RFC 9639 9.3).
+    fn crc_16(data: &[u8]) -> u16 {
+        data.iter().fold(0, |crc, byte| {
+            (0..8).fold(
+                crc ^ u16::from(*byte) << 8,
+                |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x8005 },
+            )
+        })
+    }
+
+    #[test]
+    fn flac_is_heard() {
+        // 48 kHz, two channels of 16 bits.
+        let mut info = [4, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0x0b, 0xb8, 2, 0xf0].to_vec();
+        info.resize(34, 0);
+        let track = Track::new(culvert_media::TrackId(0), Codec::Flac, info.into()).unwrap();
+        let mut decoder = decoder(&track).unwrap();
+        assert_eq!(decoder.sound(), (48_000, 2));
+        // 1024 samples, each channel a constant (RFC 9639 9.2.3): 1,000 and -1,000.
+        let mut frame = vec![0xff, 0xf8, 0xaa, 0x18, 0, 0xba, 0, 0x03, 0xe8, 0, 0xfc, 0x18];
+        frame.extend(crc_16(&frame).to_be_bytes());
+        assert_eq!(culvert_media::codec::check_frame(Codec::Flac, &frame).map(|info| info.key), Ok(true));
+        let mut out = Vec::new();
+        assert!(decoder.decode(&frame, &mut out));
+        assert_eq!(out, [1000, -1000].repeat(1024));
+        assert!(!decoder.decode(&frame[..8], &mut out));
+    }
 
     #[test]
     fn samples_are_those_of_the_tables() {

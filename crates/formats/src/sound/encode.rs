@@ -42,9 +42,15 @@ pub(super) fn takes(codec: Codec, rate_hz: u32) -> bool {
         Codec::Opus => [8_000, 12_000, 16_000, 24_000, 48_000].contains(&rate_hz),
         // Lower ones are in the table (ISO 14496-3 table 1.18), and hardly in any player.
         Codec::Aac => [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000].contains(&rate_hz),
-        Codec::Mp3 | Codec::G711A | Codec::G711U | Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 => {
-            false
-        }
+        Codec::Mp3
+        | Codec::Flac
+        | Codec::G711A
+        | Codec::G711U
+        | Codec::H264
+        | Codec::H265
+        | Codec::Av1
+        | Codec::Vp8
+        | Codec::Vp9 => false,
     }
 }
 

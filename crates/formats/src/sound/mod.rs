@@ -9,7 +9,7 @@ mod encode;
 mod resample;
 mod transcoder;
 
-pub use aac::{InAac, NamedInAac, WithAac};
+pub use aac::{InAac, NamedInAac, Player, WithAac};
 pub use transcoder::Transcoder;
 
 use decode::Decode;

@@ -89,7 +89,14 @@ impl Stream {
             Codec::G711A | Codec::G711U => {
                 own.set_track(Track::audio(id, codec, Audio { sample_rate_hz: 8000, channels: 1 }));
             }
-            Codec::H264 | Codec::H265 | Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Mp3 => {}
+            Codec::H264
+            | Codec::H265
+            | Codec::Av1
+            | Codec::Vp8
+            | Codec::Vp9
+            | Codec::Aac
+            | Codec::Mp3
+            | Codec::Flac => {}
         }
         Some(Stream { entry, own, form, counter: None, pes: None, damaged: 0 })
     }

@@ -15,6 +15,7 @@ fn four(codec: Codec) -> &'static [u8; 4] {
         Codec::Aac => b"mp4a",
         Codec::Opus => b"Opus",
         Codec::Mp3 => b".mp3",
+        Codec::Flac => b"fLaC",
         Codec::G711A | Codec::G711U => panic!("has no FourCC"),
     }
 }
@@ -50,7 +51,7 @@ fn every_video_codec_is_read_by_its_fourcc() {
 
 #[test]
 fn every_audio_codec_is_read_by_its_fourcc() {
-    for codec in [Codec::Aac, Codec::Opus, Codec::Mp3] {
+    for codec in [Codec::Aac, Codec::Opus, Codec::Mp3, Codec::Flac] {
         let mut demux = Demux::new();
         let track = track(codec);
         let data = coded(codec, true, &[1, 2, 3]);
@@ -63,6 +64,16 @@ fn every_audio_codec_is_read_by_its_fourcc() {
         assert_eq!(frames(&events)[0].data, data);
         assert!(matches!(&events[..], [Event::Tracks(_), Event::Frame(_), Event::EndOfSequence]), "{events:?}");
         assert_eq!(demux.dropped(), 0);
+    }
+}
+
+#[test]
+fn flac_is_the_same_with_a_file_s_head_around_its_record() {
+    let block = [&[0x80, 0, 0, 34], &STREAMINFO[..]].concat();
+    for record in [&[&b"fLaC"[..], &block].concat(), &block, &[&block[..], &[1, 2, 3]].concat(), &STREAMINFO[..]] {
+        let mut demux = Demux::new();
+        audio(&mut demux, 0, &[&[0x90], b"fLaC", record]);
+        assert_eq!(track_sets(&flushed(&mut demux))[0].audio(), Some(&track(Codec::Flac)));
     }
 }
 
@@ -109,7 +120,7 @@ fn metadata_and_commands_and_mpeg_ts_records_are_passed_over() {
 #[test]
 fn unsupported_codecs_and_packet_types_are_counted() {
     let mut demux = Demux::new();
-    for (count, name) in (1..).zip([b"fLaC", b"ac-3", b"ec-3", b"avc1"]) {
+    for (count, name) in (1..).zip([b"sac3", b"ac-3", b"ec-3", b"avc1"]) {
         audio(&mut demux, 0, &[&[0x91], name, &[1, 2]]);
         assert_eq!((demux.dropped(), demux.problem()), (count, Some(&Error::FourCc(*name))));
     }

@@ -13,10 +13,16 @@ pub(crate) const VIDEO: TrackId = TrackId(0);
 pub(crate) const AUDIO: TrackId = TrackId(1);
 
 pub(crate) const VIDEO_CODECS: [Codec; 5] = [Codec::H264, Codec::H265, Codec::Av1, Codec::Vp8, Codec::Vp9];
-pub(crate) const AUDIO_CODECS: [Codec; 5] = [Codec::Aac, Codec::Opus, Codec::G711A, Codec::G711U, Codec::Mp3];
+pub(crate) const AUDIO_CODECS: [Codec; 6] =
+    [Codec::Aac, Codec::Opus, Codec::G711A, Codec::G711U, Codec::Mp3, Codec::Flac];
 
 pub(crate) const ASC: [u8; 2] = [0x12, 0x10];
 pub(crate) const OPUS_HEAD: &[u8; 19] = b"OpusHead\x01\x02\x38\x01\x80\xbb\0\0\0\0\0";
+/// Of ffmpeg 9.0: 48 kHz, stereo, 16 bits.
+pub(crate) const STREAMINFO: [u8; 34] = [
+    4, 0, 4, 0, 0, 1, 0x51, 0, 1, 0x73, 0x0b, 0xb8, 2, 0xf0, 0, 0, 0x0c, 0, 7, 0xef, 0xcc, 0xfa, 0x4b, 0xbc, 0x42,
+    0x30, 0xac, 0x64, 0xc4, 0x11, 0x66, 0x5c, 0xb2, 0x75,
+];
 /// From libaom, 64x64.
 pub(crate) const AV1C: [u8; 16] = [0x81, 0, 0x0c, 0, 0x0a, 0x0a, 0, 0, 0, 2, 0xaf, 0xff, 0x9b, 0x5f, 0x20, 0x08];
 pub(crate) const VPCC: [u8; 12] = [1, 0, 0, 0, 0, 10, 0x82, 2, 2, 2, 0, 0];
@@ -40,6 +46,7 @@ pub(crate) fn track(codec: Codec) -> Track {
         Codec::Vp9 => (VIDEO, Bytes::from_static(&VPCC)),
         Codec::Aac => (AUDIO, Bytes::from_static(&ASC)),
         Codec::Opus => (AUDIO, Bytes::from_static(OPUS_HEAD)),
+        Codec::Flac => (AUDIO, Bytes::from_static(&STREAMINFO)),
         Codec::G711A | Codec::G711U => return Track::audio(AUDIO, codec, g711),
         Codec::Mp3 => return Track::audio(AUDIO, codec, Audio { sample_rate_hz: 48_000, channels: 2 }),
     };
@@ -75,6 +82,7 @@ pub(crate) fn coded(codec: Codec, key: bool, noise: &[u8]) -> Bytes {
         Codec::Vp9 => [&[0x86, 0], noise].concat(),
         Codec::Aac => [&[0x21], noise].concat(),
         Codec::Opus => [&[0xfc], noise].concat(),
+        Codec::Flac => [&[0xff, 0xf8, 0xaa, 0x88, 0, 0x5b], noise].concat(),
         Codec::Mp3 => [&[0xff, 0xfb, 0x94, 0], noise].concat(),
         Codec::G711A | Codec::G711U => [&[0xd5], noise].concat(),
     }

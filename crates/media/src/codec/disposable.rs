@@ -27,9 +27,15 @@ pub fn is_disposable(codec: Codec, highest_temporal_id: Option<u8>, data: &[u8])
     match codec {
         Codec::H264 => all_units(data, h264_unit),
         Codec::H265 => highest_temporal_id.is_some_and(|highest| all_units(data, |unit| h265_unit(unit, highest))),
-        Codec::Av1 | Codec::Vp8 | Codec::Vp9 | Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => {
-            false
-        }
+        Codec::Av1
+        | Codec::Vp8
+        | Codec::Vp9
+        | Codec::Aac
+        | Codec::Opus
+        | Codec::G711A
+        | Codec::G711U
+        | Codec::Mp3
+        | Codec::Flac => false,
     }
 }
 

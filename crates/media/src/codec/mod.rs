@@ -9,6 +9,7 @@ pub mod aac;
 pub mod av1;
 pub mod bits;
 mod disposable;
+pub mod flac;
 pub mod h264;
 pub mod h265;
 pub mod mp3;
@@ -108,6 +109,10 @@ pub fn parse_config(codec: Codec, config: &[u8]) -> Result<Detail, CodecError> {
         }
         Codec::G711A | Codec::G711U => Ok(Detail::Audio(Audio { sample_rate_hz: 8000, channels: 1 })),
         Codec::Mp3 => Ok(Detail::Audio(Audio { sample_rate_hz: 44_100, channels: 2 })),
+        Codec::Flac => {
+            needs()?;
+            Ok(Detail::Audio(flac::StreamInfo::parse(config)?.audio))
+        }
     }
 }
 
@@ -133,6 +138,7 @@ pub fn check_frame(codec: Codec, data: &[u8]) -> Result<FrameInfo, CodecError> {
         Codec::Vp8 => Ok(FrameInfo { key: vp8::Header::parse(data)?.key }),
         Codec::Vp9 => Ok(FrameInfo { key: vp9::Header::parse(data)?.key }),
         Codec::Aac | Codec::Opus | Codec::G711A | Codec::G711U | Codec::Mp3 => Ok(FrameInfo { key: true }),
+        Codec::Flac => flac::frame_samples(data).map(|_| FrameInfo { key: true }),
     }
 }
 

@@ -191,3 +191,19 @@ pub(super) const VP8_FRAMES: [(&str, bool); 2] = [
     ("f002009d012a4000400000470885858885848802020006703c42600ab220f73000feffab5080", true),
     ("d101000510ac00180018582ff400088e8000", false),
 ];
+
+/// ffmpeg 9.0's own encoder, `-sample_fmt s16` or `s32`, three frames of `sine`: STREAMINFO, rate, channels, bits, samples of a block.
+pub(super) const FLAC: [(&str, u32, u8, u8, u16); 3] = [
+    ("040004000001510001730bb802f000000c0007efccfa4bbc4230ac64c411665cb275", 48_000, 2, 16, 1024),
+    ("0400040000014a0001750ac440f000000c00bd5333293d676de8d539028243a152b3", 44_100, 1, 16, 1024),
+    ("0400040000051300055217700b7000000c000abc040c56ce377b68955662bbc6f590", 96_000, 6, 24, 1024),
+];
+/// How the first two frames of each begin, and their samples.
+pub(super) const FLAC_FRAMES: [(&str, u32); 6] = [
+    ("fff8aa88005b4c000000a6014c01f202", 1024),
+    ("fff8aa88015c4c076406e3065c05cf05", 1024),
+    ("fff8a90800504c0000010001ff02fd03", 1024),
+    ("fff8a90801574e0fa60fd30ff10ffe0f", 1024),
+    ("fff8ab5c00de00000000000000004c00", 1024),
+    ("fff8ab5c01d900000000000000004ef1", 1024),
+];

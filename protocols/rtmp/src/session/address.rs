@@ -7,7 +7,7 @@
 use culvert_formats::amf0::Value;
 use thiserror::Error;
 
-use super::capabilities;
+use super::capabilities::Takes;
 
 /// What a peer wants to publish or play.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub struct Request {
     pub tc_url: String,
     /// `user:password` in `tcUrl`, as it came.
     pub user_info: Option<String>,
-    /// The peer said that it takes Opus (Enhanced RTMP v2).
-    pub takes_opus: bool,
+    /// What the peer said that it takes (Enhanced RTMP v2).
+    pub takes: Takes,
 }
 
 /// What `connect` says of names.
@@ -33,7 +33,7 @@ pub(super) struct App {
     query: String,
     tc_url: String,
     user_info: Option<String>,
-    takes_opus: bool,
+    takes: Takes,
 }
 
 impl App {
@@ -55,7 +55,7 @@ impl App {
             query: query.to_owned(),
             tc_url: tc_url.to_owned(),
             user_info,
-            takes_opus: capabilities::take_opus(object),
+            takes: Takes::of(object),
         }
     }
 
@@ -67,7 +67,7 @@ impl App {
             query: if query == self.query { query.to_owned() } else { join(query, &self.query, "&") },
             tc_url: self.tc_url.clone(),
             user_info: self.user_info.clone(),
-            takes_opus: self.takes_opus,
+            takes: self.takes,
         }
     }
 }

@@ -9,7 +9,7 @@ use culvert_formats::amf0::Value;
 use culvert_formats::flv::TagKind;
 
 use super::transport::{Transport, WINDOW_BYTES, call};
-use super::{Counts, OUT_CHUNK_SIZE, Output, SET_DATA_FRAME, Target, capabilities, script};
+use super::{Counts, OUT_CHUNK_SIZE, Output, SET_DATA_FRAME, Takes, Target, capabilities, script};
 use crate::wire::chunk::MAX_MESSAGE_BYTES;
 use crate::wire::handshake::{ClientHandshake, RANDOM_BYTES};
 use crate::wire::message::{csid, kind, split_aggregate};
@@ -82,7 +82,7 @@ pub struct ClientSession {
     transport: Transport<ClientEvent>,
     phase: Phase,
     stream_id: u32,
-    takes_opus: bool,
+    takes: Takes,
 }
 
 impl ClientSession {
@@ -97,7 +97,15 @@ impl ClientSession {
             transport.reader.set_message_limit(MAX_MESSAGE_BYTES);
         }
         let handshake = Some(handshake);
-        ClientSession { goal, target, handshake, transport, phase: Phase::Connecting, stream_id: 0, takes_opus: false }
+        ClientSession {
+            goal,
+            target,
+            handshake,
+            transport,
+            phase: Phase::Connecting,
+            stream_id: 0,
+            takes: Takes::default(),
+        }
     }
 
     /// Takes what came from the server, all of it.
@@ -131,9 +139,9 @@ impl ClientSession {
         self.transport.poll()
     }
 
-    /// Whether the server said in its answer to `connect` that it takes Opus.
-    pub fn takes_opus(&self) -> bool {
-        self.takes_opus
+    /// What the server said in its answer to `connect` that it takes.
+    pub fn takes(&self) -> Takes {
+        self.takes
     }
 
     /// The message stream that the server gave; 0 before it did.
@@ -254,7 +262,7 @@ impl ClientSession {
     fn handle_command(&mut self, command: &Command) {
         match (command.name.as_str(), self.phase) {
             ("_result", Phase::Connecting) if command.transaction == CONNECT => {
-                self.takes_opus = command.values.iter().any(capabilities::take_opus);
+                self.takes = command.values.iter().map(Takes::of).fold(Takes::default(), Takes::or);
                 self.create_stream();
             }
             ("_result", Phase::CreatingStream) if command.transaction == CREATE_STREAM => self.start(command),

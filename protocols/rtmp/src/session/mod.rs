@@ -12,6 +12,7 @@ mod transport;
 use bytes::Bytes;
 
 pub use address::{Request, Target, UrlError};
+pub use capabilities::Takes;
 pub use client::{ClientEvent, ClientSession, Goal};
 pub use server::{ServerEvent, ServerSession};
 pub use transport::{Counts, MAX_OUTPUTS, MAX_SEND_BYTES};

@@ -130,7 +130,7 @@ fn request(path: &str, query: &str) -> Request {
         query: query.into(),
         tc_url: "rtmp://host/live".into(),
         user_info: None,
-        takes_opus: false,
+        takes: Takes::default(),
     }
 }
 
@@ -243,22 +243,23 @@ fn enhanced_rtmp_is_answered_to_who_speaks_it_only() {
 }
 
 #[test]
-fn a_player_that_knows_opus_says_so() {
+fn a_player_that_knows_opus_or_flac_says_so() {
     let list = |names: &[&str]| Value::StrictArray(names.iter().map(|name| Value::from(*name)).collect());
     let map = |name: &str| object([(name, 1.0.into())]);
-    for (property, value, takes) in [
-        ("fourCcList", list(&["hvc1", "Opus"]), true),
-        ("fourCcList", list(&["*"]), true),
-        ("fourCcList", list(&["hvc1", "opus"]), false),
-        ("audioFourCcInfoMap", map("Opus"), true),
-        ("audioFourCcInfoMap", map("*"), true),
-        ("audioFourCcInfoMap", map("mp4a"), false),
-        ("fourCcList", "Opus".into(), false),
+    for (property, value, opus, flac) in [
+        ("fourCcList", list(&["hvc1", "Opus"]), true, false),
+        ("fourCcList", list(&["*"]), true, true),
+        ("fourCcList", list(&["hvc1", "opus", "fLaC"]), false, true),
+        ("audioFourCcInfoMap", map("Opus"), true, false),
+        ("audioFourCcInfoMap", map("*"), true, true),
+        ("audioFourCcInfoMap", map("fLaC"), false, true),
+        ("audioFourCcInfoMap", map("mp4a"), false, false),
+        ("fourCcList", "Opus".into(), false, false),
     ] {
         let mut peer = Peer::new();
         peer.call("connect", 1.0, &[object([("app", "live".into()), (property, value.clone())])]);
         peer.call("play", 2.0, &[Value::Null, "cam1".into()]);
-        let asked = Request { takes_opus: takes, tc_url: String::new(), ..request("live/cam1", "") };
+        let asked = Request { takes: Takes { opus, flac }, tc_url: String::new(), ..request("live/cam1", "") };
         assert_eq!(peer.events, [ServerEvent::Play(asked)], "{property} {value:?}");
     }
 }
@@ -434,7 +435,10 @@ fn our_client_publishes_to_our_server() {
         assert_eq!(pair.client_events, [ClientEvent::Ready]);
         assert_eq!(
             pair.server_events,
-            [ServerEvent::Publish(Request { takes_opus: true, ..request("live/cam1", "token=x") })]
+            [ServerEvent::Publish(Request {
+                takes: Takes { opus: true, flac: true },
+                ..request("live/cam1", "token=x")
+            })]
         );
         let mut bytes = Vec::new();
         pair.client.write_media(TagKind::Script, 0, b"", b"\x02\x00\x0aonMetaData", &mut bytes);
@@ -461,7 +465,12 @@ fn our_client_plays_from_our_server_until_the_end() {
     let mut pair = Pair::new(Goal::Play, "rtmp://me:secret@host/live/cam1");
     pair.run(13, true);
     let tc_url = "rtmp://me:secret@host/live".into();
-    let asked = Request { tc_url, user_info: Some("me:secret".into()), takes_opus: true, ..request("live/cam1", "") };
+    let asked = Request {
+        tc_url,
+        user_info: Some("me:secret".into()),
+        takes: Takes { opus: true, flac: true },
+        ..request("live/cam1", "")
+    };
     assert_eq!(pair.server_events, [ServerEvent::Play(asked)], "user and password reach the server");
     let at_ready = pair.client_events.iter().position(|event| *event == ClientEvent::Ready);
     assert_eq!(at_ready, Some(0));

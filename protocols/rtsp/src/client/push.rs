@@ -28,7 +28,7 @@ pub async fn push(
 ) -> Result<(), ClientError> {
     let tracks = loop {
         match feed.next().await {
-            Next::Tracks(tracks) => break tracks,
+            Next::Tracks(tracks) => break rtp::carried(&tracks),
             Next::Frame(_) | Next::Gap(_) => {}
             Next::End(end) => return Err(ClientError::SourceEnded(end)),
         }

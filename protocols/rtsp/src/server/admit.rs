@@ -29,7 +29,12 @@ impl Peer {
         let permit = self.permit.take();
         match Box::pin(self.rtsp.0.gate.play(&ask)).await {
             Ok(admission) => {
-                let tracks = admission.tracks();
+                let tracks = rtp::carried(&admission.tracks());
+                if tracks.iter().next().is_none() {
+                    let why = "RTSP carries nothing of this stream (FLAC alone); play it as .flv or .mp4";
+                    self.session.refuse(415, why, &[]);
+                    return Ok(());
+                }
                 let any: IpAddr = match self.remote {
                     SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
                     SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),

@@ -47,7 +47,8 @@ impl Packetizer {
             Codec::Vp9 => Packetizer::Vp9(vp9::Packetizer::new()),
             Codec::Aac => Packetizer::Aac,
             Codec::Mp3 => Packetizer::Mpa,
-            Codec::Opus => Packetizer::Whole(None),
+            // Nobody has said how RTP carries FLAC, and `carried` leaves it out.
+            Codec::Opus | Codec::Flac => Packetizer::Whole(None),
             Codec::G711A | Codec::G711U => {
                 Packetizer::Whole(Some(track.sound().map_or(1, |sound| u32::from(sound.channels.max(1)))))
             }
