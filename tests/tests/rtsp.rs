@@ -1,16 +1,19 @@
 //! RTSP as a server: real programs publish and play, by TCP, UDP, HTTP and WebSocket; and what must not be done to it.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
-use std::io::Write;
+use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use culvert_formats::rtp::Packet;
+use culvert_hub::Identity;
+use culvert_media::{Codec, Track, TrackId, Tracks};
+use culvert_node::camera::{AudioChoice, VideoChoice};
 use culvert_rtsp::wire::auth::{Algorithm, ha1};
 use culvert_rtsp::wire::headers::RtpInfo;
 use culvert_rtsp::wire::{Method, Response};
 use culvert_tests::ffmpeg::{Media, installed, skipped};
-use culvert_tests::media::{Script, into_hub};
+use culvert_tests::media::{Script, drive, into_hub, publisher};
 use culvert_tests::node::token_sha256;
 use culvert_tests::rtsp::Client;
 use culvert_tests::view::{Continuity, Viewer};
@@ -108,9 +111,9 @@ async fn through_tls_and_through_http_it_plays_the_same() {
     five.play(&node.url("rtsp", "/live/a")).await.assert_clean(Media::H264Aac, "RTSPS");
 }
 
-fn gst(arguments: &str) -> tokio::process::Child {
+fn gst<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> tokio::process::Child {
     let mut command = Command::new("gst-launch-1.0");
-    command.arg("-q").args(arguments.split_whitespace()).kill_on_drop(true);
+    command.arg("-q").args(arguments).kill_on_drop(true);
     // What it has to say against itself is on the test's own.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap()
 }
@@ -123,37 +126,29 @@ async fn gstreamer_publishes_and_plays_by_tcp_and_udp() {
     }
     let Some(nine) = Ffmpeg::nine(test) else { return };
     let node = with_udp("");
-    for by in ["tcp", "udp"] {
+    for (by, scheme) in [("tcp", "rtspt"), ("udp", "rtspu")] {
         let (stream, dir) = (format!("live/{by}"), tempfile::tempdir().unwrap());
         let url = node.url("rtsp", &format!("/{stream}"));
-        let _publishing = gst(&format!(
+        let publish = format!(
             "videotestsrc is-live=true ! video/x-raw,width=320,height=180,framerate=25/1 ! x264enc tune=zerolatency \
              key-int-max=25 ! s. audiotestsrc is-live=true ! audioconvert ! avenc_aac ! rtspclientsink name=s \
              protocols={by} location={url}"
-        ));
+        );
+        let _publishing = gst(publish.split_whitespace());
         node.until_live(&stream).await;
         nine.play(&url).await.assert_clean(Media::H264Aac, &format!("published by GStreamer, {by}"));
         let (pictures, sound) = (dir.path().join("pictures"), dir.path().join("sound"));
-        let play = || {
-            gst(&format!(
-                "rtspsrc protocols={by} location={url} name=s s. ! application/x-rtp,media=video ! rtph264depay ! h264parse ! \
-             avdec_h264 ! filesink location={} s. ! application/x-rtp,media=audio ! rtpmp4gdepay ! avdec_aac ! filesink \
-             location={}",
-                pictures.display(),
-                sound.display()
-            ))
-        };
+        // By playbin, for gst-launch itself loses one of two pads that come at the same time, now and then (`rtspsrc name=s s. ! .. s. ! ..`).
+        let _playing = gst([
+            "playbin".to_string(),
+            "flags=0x3".to_string(),
+            format!("uri={}", url.replacen("rtsp", scheme, 1)),
+            format!("video-sink=filesink location={}", pictures.display()),
+            format!("audio-sink=filesink location={}", sound.display()),
+        ]);
         // Two seconds of each: 25 pictures of I420, 44,100 samples of 4 bytes.
         let length = |path: &std::path::Path| std::fs::metadata(path).map_or(0, |about| about.len());
-        let (mut playing, mut ended) = (play(), 0);
         until(&format!("two seconds in GStreamer by {by}"), async || {
-            if let Some(status) = playing.try_wait().unwrap() {
-                // Of itself: the stream goes on. Said, and tried once more.
-                writeln!(std::io::stderr(), "AGAIN: {test}: GStreamer's player ended: {status}").ok();
-                ended += 1;
-                assert!(ended < 3, "{status}");
-                playing = play();
-            }
             let enough = length(&pictures) >= 50 * 320 * 180 * 3 / 2 && length(&sound) >= 2 * 44_100 * 4;
             enough.then_some(())
         })
@@ -193,6 +188,19 @@ async fn the_first_packet_comes_at_once_and_is_the_one_that_was_told() {
     }
     // In the issue: 50 ms on loopback; a debug build on a busy machine gets some more.
     assert!(first_picture.unwrap() < Duration::from_millis(200), "{first_picture:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_which_rtp_carries_nothing_is_refused_with_the_reason() {
+    let node = TestNode::start("");
+    let mut info = [4, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0x0b, 0xb8, 2, 0xf0].to_vec();
+    info.resize(34, 0);
+    let publisher = publisher(&node, "live/a", Identity::anonymous());
+    publisher.set_tracks(Tracks::new(vec![Track::new(TrackId(0), Codec::Flac, info.into()).unwrap()]));
+    let url = node.url("rtsp", "/live/a");
+    let answer = Client::connect(node.address()).await.ask(Method::Describe, &url, &[], "").await;
+    assert_eq!(answer.status, 415, "{answer:?}");
+    assert!(answer.reason.contains("FLAC"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -554,11 +562,9 @@ async fn onvif_s_websocket_carries_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn viewers_of_a_stream_that_becomes_another_are_let_go_and_may_come_again() {
     let node = TestNode::start("");
-    use culvert_hub::Identity;
-    use culvert_node::camera::{AudioChoice, VideoChoice};
-    let publisher = culvert_tests::media::publisher(&node, "live/a", Identity::proven("cam"));
+    let first = publisher(&node, "live/a", Identity::proven("cam"));
     let script = Script::of(Some(VideoChoice::H264), AudioChoice::Aac);
-    let driven = tokio::spawn(culvert_tests::media::drive(publisher, script));
+    let driven = tokio::spawn(drive(first, script));
     node.until_live("live/a").await;
     let url = node.url("rtsp", "/live/a");
     let mut client = Client::connect(node.address()).await;
@@ -566,9 +572,9 @@ async fn viewers_of_a_stream_that_becomes_another_are_let_go_and_may_come_again(
     assert_eq!(client.ask(Method::Play, &url, &[], "").await.status, 200);
     client.packet().await.unwrap();
     // The same camera comes back with other sound: it takes over.
-    let publisher = culvert_tests::media::publisher(&node, "live/a", Identity::proven("cam"));
+    let again = publisher(&node, "live/a", Identity::proven("cam"));
     let script = Script::of(Some(VideoChoice::H265), AudioChoice::Opus);
-    tokio::spawn(culvert_tests::media::drive(publisher, script));
+    tokio::spawn(drive(again, script));
     while client.packet().await.is_some() {}
     drop(driven);
     let mut again = Client::connect(node.address()).await;
