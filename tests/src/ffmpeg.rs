@@ -279,7 +279,10 @@ impl Played {
         let status = within(bound, &format!("ffmpeg to play {what}"), read).await;
         // The null output rounds stamps to the frame rate, and then complains of what it rounded; that is no decoder's
         // error, and whether stamps go forward is for [`crate::view::Continuity`] to see.
-        let errors = errors.lines().filter(|line| !line.starts_with("[null @")).collect::<Vec<_>>().join("\n");
+        // And one that looks for a port of its own says so of each that another has, and looks on.
+        let is_said =
+            |line: &&str| !line.starts_with("[null @") && !line.ends_with("bind failed: Address already in use");
+        let errors = errors.lines().filter(is_said).collect::<Vec<_>>().join("\n");
         let last =
             |key: &str| progress.lines().rev().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
         let time = Duration::from_micros(last("out_time_us=").unwrap_or_default());
