@@ -86,7 +86,7 @@ impl Arrived {
         let (packets, came) = (since.packets + before.packets, since.came + before.came);
         let wide = (packets > 0).then(|| 1.0 - came as f32 / packets as f32);
         let lost = self.lost.take();
-        Report { loss: wide.or(lost), rtt: self.rtt }
+        Report { loss: wide.or(lost), rtt: self.rtt.take() }
     }
 }
 
@@ -133,6 +133,7 @@ mod tests {
         arrived.hear_report(now + Duration::from_millis(300), &report(0x1_0002, 65_536 / 4, 64), true);
         let seen = arrived.look();
         assert_eq!((seen.loss, seen.rtt), (Some(0.25), Some(Duration::from_millis(50))));
+        assert_eq!(arrived.look().rtt, None, "it was measured once");
         arrived.hear_report(now, &report(0x1_0002, u32::MAX, 255), false);
         arrived.hear_report(now, &report(77, 0, 0), false);
         let seen = arrived.look();

@@ -35,7 +35,7 @@ const SETTLE: Duration = Duration::from_millis(900);
 pub(crate) struct Report {
     /// The part that was lost, 0 to 1.
     pub(crate) loss: Option<f32>,
-    /// There and back.
+    /// There and back, where that was measured anew.
     pub(crate) rtt: Option<Duration>,
 }
 
@@ -54,6 +54,8 @@ pub(crate) struct Budget {
     best: [Option<Duration>; 2],
     best_since: Instant,
     last: Option<Duration>,
+    /// How much longer than at its best it took by then.
+    queue: Duration,
     /// For how many seconds.
     calm: f64,
     /// Until then nothing is learnt.
@@ -73,6 +75,7 @@ impl Budget {
             best: [None; 2],
             best_since: now,
             last: None,
+            queue: Duration::ZERO,
             calm: zero,
             settled: now,
         }
@@ -122,7 +125,12 @@ impl Budget {
         let (sent, wanted) = (self.sent / seconds, self.wanted / seconds);
         (self.sent, self.wanted) = (0.0, 0.0);
         let loss = f64::from(report.loss.unwrap_or(0.0)).clamp(0.0, 1.0);
-        let (queue, growth) = self.queue(now, report.rtt);
+        let growth = report.rtt.map_or(0.0, |rtt| self.measure(now, rtt));
+        let queue = self.queue;
+        if report.rtt.is_none() && queue > QUEUE && loss <= LOST.1 {
+            // That was judged when it was measured; what was done about it has not been seen yet.
+            return;
+        }
         if loss > LOST.1 || queue > QUEUE {
             self.calm = 0.0;
             // It is getting shorter by itself: what was done is enough.
@@ -143,9 +151,8 @@ impl Budget {
         }
     }
 
-    /// How much longer than at its best it takes, and how many seconds longer than last time.
-    fn queue(&mut self, now: Instant, rtt: Option<Duration>) -> (Duration, f64) {
-        let Some(rtt) = rtt else { return (Duration::ZERO, 0.0) };
+    /// Takes what was measured of how long it takes, and says how many seconds longer that is than last time.
+    fn measure(&mut self, now: Instant, rtt: Duration) -> f64 {
         if now.saturating_duration_since(self.best_since) > BEST_OF {
             self.best = [None, self.best[0]];
             self.best_since = now;
@@ -154,8 +161,8 @@ impl Budget {
         let this = this.map_or(rtt, |best| best.min(rtt));
         self.best = [Some(this), before];
         let best = before.map_or(this, |before| before.min(this));
-        let growth = self.last.replace(rtt).map_or(0.0, |last| rtt.as_secs_f64() - last.as_secs_f64());
-        (rtt.saturating_sub(best), growth)
+        self.queue = rtt.saturating_sub(best);
+        self.last.replace(rtt).map_or(0.0, |last| rtt.as_secs_f64() - last.as_secs_f64())
     }
 }
 
@@ -238,6 +245,28 @@ mod tests {
             budget.handle_report(start + Duration::from_secs(second), Report { loss, rtt });
             assert_eq!(budget.bits_per_second(), None);
         }
+    }
+
+    #[test]
+    fn a_round_trip_is_judged_once_and_nothing_is_added_before_the_next() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let mut report = |second: u64, rtt: Option<u64>| {
+            let now = start + Duration::from_secs(second);
+            budget.want(500_000);
+            // What is held back does not go out.
+            budget.spend(if second <= 2 { 500_000 } else { 100_000 });
+            budget.handle_report(now, Report { loss: Some(0.0), rtt: rtt.map(Duration::from_millis) });
+            budget.rate
+        };
+        assert_eq!(report(1, Some(40)), None);
+        let cut = report(2, Some(400));
+        assert!(cut.is_some());
+        assert_eq!((report(3, None), report(4, None)), (cut, cut));
+        // It got worse still, and then better.
+        let again = report(5, Some(500));
+        assert!(again < cut);
+        assert!(report(7, Some(40)) > again && report(8, None) > again);
     }
 
     #[test]
