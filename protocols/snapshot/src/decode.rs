@@ -2,9 +2,10 @@
 
 use culvert_media::codec::h264::{self, Colour};
 use culvert_media::codec::{h265, nal};
-use culvert_media::{Codec, Track};
+use culvert_media::{Codec, StreamName, Track};
 
 use crate::Failure;
+use crate::decoders::Decoders;
 
 /// Most pixels of a picture: 4096 x 4096, above which a decoder takes more than 50 MB.
 const MOST_PIXELS: u64 = 1 << 24;
@@ -32,11 +33,22 @@ impl Picture {
     }
 }
 
-/// Decodes a key frame of a track.
-pub(crate) fn decode(track: &Track, frame: &[u8]) -> Result<Picture, Failure> {
+/// Decodes a key frame of a track of this stream.
+pub(crate) fn decode(
+    track: &Track,
+    frame: &[u8],
+    stream: &StreamName,
+    decoders: &Decoders,
+) -> Result<Picture, Failure> {
     match track.codec {
         Codec::H264 => decode_h264(&track.config, frame),
-        Codec::H265 => decode_h265(&track.config, frame),
+        Codec::H265 => {
+            // One that has failed is not used again.
+            let mut decoder = decoders.take(stream);
+            let picture = decode_h265(&track.config, frame, &mut decoder)?;
+            decoders.keep(stream, decoder);
+            Ok(picture)
+        }
         Codec::Av1
         | Codec::Vp8
         | Codec::Vp9
@@ -69,7 +81,7 @@ fn decode_h264(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
     checked(Picture { width, height, y: picture.y, u: picture.u, v: picture.v, colour: sps.colour })
 }
 
-fn decode_h265(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
+fn decode_h265(record: &[u8], frame: &[u8], decoder: &mut rusty_h265::Decoder) -> Result<Picture, Failure> {
     let config = h265::Config::parse(record).map_err(broken)?;
     let all: Result<Vec<h265::Sps>, _> = config.sps.iter().map(|set| h265::Sps::parse(set)).collect();
     let all = all.map_err(broken)?;
@@ -83,23 +95,30 @@ fn decode_h265(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
         }
         Failure::Broken(why.to_string())
     };
-    let mut decoder = rusty_h265::Decoder::new();
     decoder.push_annexb(&stream, None).map_err(refused)?;
     decoder.flush();
     let found = decoder.next_frame().map_err(refused)?;
-    let mut planes = Vec::new();
-    found.write_yuv(&mut planes);
-    let depth = found.bit_depth();
-    if depth > 8 {
-        // 16 bits a sample, the least byte first.
-        let eight = |pair: &[u8]| pair.try_into().map_or(0, |pair| (u16::from_le_bytes(pair) >> (depth - 8)) as u8);
-        planes = planes.chunks_exact(2).map(eight).collect();
+    // Of its own and of no other picture.
+    while decoder.next_frame().is_ok() {}
+    let (depth, (width, height), picture) = (found.bit_depth(), (found.width, found.height), &*found.picture);
+    if picture.chroma_format_idc != 1 {
+        return Err(Failure::Unsupported("colours that are not 4:2:0".into()));
     }
-    let (width, height) = (found.width, found.height);
-    let chroma = width.div_ceil(2) * height.div_ceil(2);
-    let mut rest = planes.split_off((width * height).min(planes.len()));
-    let v = rest.split_off(chroma.min(rest.len()));
-    checked(Picture { width, height, y: planes, u: rest, v, colour: sps.colour })
+    let [y, u, v] = &picture.planes;
+    let (left, top, ..) = picture.crop;
+    let plane = |from: &rusty_h265::Plane, left: usize, top: usize, width: usize, height: usize| {
+        let rows = from.data.chunks_exact(from.stride.max(1)).skip(top).take(height);
+        let mut out = Vec::with_capacity(width * height);
+        for row in rows {
+            let row = row.get(left..left + width).unwrap_or_default();
+            out.extend(row.iter().map(|sample| (sample >> (depth.max(8) - 8)) as u8));
+        }
+        out
+    };
+    let (columns, rows) = (width.div_ceil(2), height.div_ceil(2));
+    let y = plane(y, left, top, width, height);
+    let [u, v] = [u, v].map(|from| plane(from, left / 2, top / 2, columns, rows));
+    checked(Picture { width, height, y, u, v, colour: sps.colour })
 }
 
 fn broken(why: impl ToString) -> Failure {

@@ -5,6 +5,7 @@
 
 mod cache;
 mod decode;
+mod decoders;
 mod jpeg;
 mod server;
 

@@ -16,9 +16,10 @@ use culvert_net::web;
 use http::{HeaderMap, StatusCode, header};
 use thiserror::Error;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::cache::{Cache, Made, Of, Slot};
+use crate::decoders::{Decoders, REST};
 use crate::{decode, jpeg};
 
 /// The word for pictures in lists, rules and figures.
@@ -95,6 +96,7 @@ struct Inner {
     gate: Gate,
     elsewhere: Arc<dyn Elsewhere>,
     cache: Cache,
+    decoders: Decoders,
     /// Pictures that are made at once: each takes a core.
     cores: Arc<Semaphore>,
     made: AtomicU64,
@@ -106,8 +108,9 @@ impl Snapshots {
     /// Viewers come in by this gate; `cores` pictures are made at once.
     pub fn new(gate: Gate, elsewhere: Arc<dyn Elsewhere>, cores: usize) -> Snapshots {
         let (made, kept, failed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let decoders = Decoders::new(cores.max(1));
         let cores = Arc::new(Semaphore::new(cores.max(1)));
-        Snapshots(Arc::new(Inner { gate, elsewhere, cache: Cache::default(), cores, made, kept, failed }))
+        Snapshots(Arc::new(Inner { gate, elsewhere, cache: Cache::default(), decoders, cores, made, kept, failed }))
     }
 
     /// `/snapshot/NAME.jpg`, and `/snap/NAME` as m7s has it. Requests carry a [`Remote`].
@@ -162,14 +165,20 @@ impl Snapshots {
         }
         let core = inner.cores.clone().acquire_owned().await;
         let wall = frame.wall;
+        let (own, of_stream) = (self.clone(), stream.clone());
         let work = move || {
             let _core = core;
-            let picture = decode::decode(&track, &frame.data)?;
+            let picture = decode::decode(&track, &frame.data, &of_stream, &own.0.decoders)?;
             jpeg::encode(&picture, width.map(|width| width as usize)).map(Bytes::from)
         };
         // The decoders are young: should one panic, it is this picture's end and nothing else.
         let done = tokio::task::spawn_blocking(work).await;
         let jpeg = done.unwrap_or_else(|_| Err(Failure::Broken("the decoder gave up".into())));
+        let later = self.clone();
+        tokio::spawn(async move {
+            sleep(REST).await;
+            later.0.decoders.forget();
+        });
         let count = if jpeg.is_ok() { &inner.made } else { &inner.failed };
         count.fetch_add(1, Ordering::Relaxed);
         if let Err(why) = &jpeg {
