@@ -25,7 +25,7 @@ export const since = (time: string | null | undefined) => time ? span(Date.now()
 export const clock = (time: string | null | undefined) => time ? new Date(time).toLocaleString(document.documentElement.lang === 'zh' ? 'zh-CN' : undefined) : '–';
 
 const NAMES: Record<string, string> = {
-  h264: 'H.264', h265: 'H.265', av1: 'AV1', vp8: 'VP8', vp9: 'VP9', aac: 'AAC', opus: 'Opus', mp3: 'MP3', g711a: 'G.711 A', g711u: 'G.711 µ',
+  h264: 'H.264', h265: 'H.265', av1: 'AV1', vp8: 'VP8', vp9: 'VP9', aac: 'AAC', opus: 'Opus', flac: 'FLAC', mp3: 'MP3', g711a: 'G.711 A', g711u: 'G.711 µ',
   pcma: 'G.711 A', pcmu: 'G.711 µ',
 };
 

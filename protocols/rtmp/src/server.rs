@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use crate::random;
-use crate::session::{Output, Request, ServerEvent, ServerSession};
+use crate::session::{Output, Request, ServerEvent, ServerSession, Takes};
 use crate::wire;
 
 /// What the kernel may hold unsent for a player; as with HTTP-FLV, what waits in our own queue can still be skipped.
@@ -315,7 +315,11 @@ impl Peer {
                             let chosen = parameter(&request.query, "audio");
                             let player = match chosen.as_deref() {
                                 Some("opus" | "flac") => admission.play_as::<crate::Mux>(),
-                                _ if request.takes.all_of(&admission.tracks()) && chosen.as_deref() != Some("aac") => {
+                                // One that says nothing of these is not to get them when the tracks change, either.
+                                _ if request.takes != Takes::default()
+                                    && request.takes.all_of(&admission.tracks())
+                                    && chosen.as_deref() != Some("aac") =>
+                                {
                                     admission.play_as::<crate::Mux>()
                                 }
                                 _ => admission.play_as::<WithAac<crate::Mux>>(),

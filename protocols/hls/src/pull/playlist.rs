@@ -106,7 +106,7 @@ const CAN_BLOCK: &[u8] = b"CAN-BLOCK-RELOAD=YES";
 /// The variant with the highest bit rate among those that are carried, and the sound beside it.
 fn choose(url: &Url, master: &MasterPlaylist) -> Result<Vec<Url>, PullError> {
     let is_carried = |codec: &str| {
-        let names = ["avc1", "avc3", "hvc1", "hev1", "av01", "vp08", "vp09", "mp4a", "opus"];
+        let names = ["avc1", "avc3", "hvc1", "hev1", "av01", "vp08", "vp09", "mp4a", "opus", "flac"];
         let codec = codec.trim().to_ascii_lowercase();
         names.iter().any(|name| codec.starts_with(name))
     };
@@ -256,6 +256,10 @@ mod tests {
         // All of a variant is better than a part of one that has more.
         let dolby = master.replace("dvh1.05.01", "dvh1.05.06,mp4a.40.2");
         assert_eq!(renditions(&dolby), ["/live/high.m3u8", "/live/en.m3u8"]);
+        // As hls.js and we write it, and as Apple does.
+        for flac in ["fLaC", "flac"] {
+            assert_eq!(renditions(&master.replace("dvh1.05.01", flac)), ["/live/other.m3u8"]);
+        }
     }
 
     #[test]

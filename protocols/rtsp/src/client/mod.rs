@@ -56,6 +56,9 @@ pub enum ClientError {
     /// What it announces is nothing that the hub has.
     #[error("the server has no media that is taken here")]
     NoMedia,
+    /// What is to be pushed is nothing that RTSP carries.
+    #[error("RTSP carries nothing of this stream (FLAC alone); push it by rtmp:// or ws://")]
+    NotCarried,
     /// It takes neither the connection nor datagrams.
     #[error("the server takes neither TCP nor UDP")]
     NoTransport,
@@ -97,6 +100,7 @@ impl ClientError {
             | ClientError::Refused { .. }
             | ClientError::Redirected
             | ClientError::NoMedia
+            | ClientError::NotCarried
             | ClientError::NoTransport
             | ClientError::Replaced(_)
             | ClientError::SourceEnded(_)

@@ -28,7 +28,13 @@ pub async fn push(
 ) -> Result<(), ClientError> {
     let tracks = loop {
         match feed.next().await {
-            Next::Tracks(tracks) => break rtp::carried(&tracks),
+            Next::Tracks(tracks) => {
+                let carried = rtp::carried(&tracks);
+                if carried.iter().next().is_none() {
+                    return Err(ClientError::NotCarried);
+                }
+                break carried;
+            }
             Next::Frame(_) | Next::Gap(_) => {}
             Next::End(end) => return Err(ClientError::SourceEnded(end)),
         }

@@ -32,6 +32,7 @@ impl Peer {
                 let tracks = rtp::carried(&admission.tracks());
                 if tracks.iter().next().is_none() {
                     let why = "RTSP carries nothing of this stream (FLAC alone); play it as .flv or .mp4";
+                    self.permit = permit;
                     self.session.refuse(415, why, &[]);
                     return Ok(());
                 }
