@@ -17,11 +17,24 @@ try {
     await new Promise(open => source.addEventListener('sourceopen', open, { once: true }));
     const next = () => {
       if (!buffer || buffer.updating || !queue.length) return;
-      const data = queue.shift();
-      if (typeof data !== 'string') return buffer.appendBuffer(data);
-      out.changes += 1;
-      buffer.changeType(data);
-      next();
+      if (typeof queue[0] === 'string') {
+        out.changes += 1;
+        buffer.changeType(queue.shift());
+        return next();
+      }
+      // All that waits at once: each turn takes time that what comes after it waits for.
+      const text = queue.findIndex(data => typeof data === 'string');
+      const ready = queue.splice(0, text < 0 ? queue.length : text);
+      buffer.appendBuffer(ready.length === 1 ? ready[0] : joined(ready));
+    };
+    const joined = parts => {
+      const whole = new Uint8Array(parts.reduce((size, part) => size + part.byteLength, 0));
+      let at = 0;
+      for (const part of parts) {
+        whole.set(new Uint8Array(part), at);
+        at += part.byteLength;
+      }
+      return whole;
     };
     // Near the live edge: far behind it jumps, a little behind it plays faster, too near it plays slower.
     const follow = () => {

@@ -37,7 +37,7 @@ const BACK: Time = Time::from_millis(3000);
 /// Between what was told of the beginning and the first packet.
 const NEAR: Time = Time::from_millis(2000);
 /// When the first packet is on the timeline, so that a track which joins it may have begun before.
-const BEGIN: Time = Time::from_millis(1000);
+const BEGIN: Time = Time::from_millis(3000);
 /// Sound that is off by no more than this is left alone.
 const TOLERANCE: Time = Time::from_millis(10);
 /// Reports that put two sources further apart than this are nonsense (clocks that were set between two reports).
@@ -88,7 +88,7 @@ impl Sync {
     }
 
     /// Places a timestamp that came `now` (since any moment). A clock that jumps is placed anew where `now` says that it is.
-    /// The first is a second after that moment, or what was told is.
+    /// The first is three seconds after that moment, or what was told is.
     pub fn place(&mut self, timestamp: u32, now: Duration) -> Time {
         let ticks = self.unwrap.unwrap(timestamp);
         let told = self.told.take().map(|told| self.unwrap.peek(told));
@@ -137,7 +137,7 @@ impl Sync {
     }
 
     /// Moves this clock so that it says the same as another one, by the reports of both: at once before its first frame was given out
-    /// (`at_once`), afterwards little by little.
+    /// (`at_once`), afterwards, or from far away, little by little.
     pub fn follow(&mut self, other: &Sync, at_once: bool) {
         let (Some((ours, our_ntp)), Some((theirs, their_ntp))) = (self.reported(), other.reported()) else { return };
         let should = theirs + Time::from_micros(our_ntp.micros_since(their_ntp));
@@ -145,7 +145,7 @@ impl Sync {
         if off.abs() > NONSENSE {
             return;
         }
-        if at_once {
+        if at_once && off.abs() <= BEGIN {
             self.anchor = self.anchor.map(|(from, at)| (from, at + off));
             self.last = self.last.map(|(time, now)| (time + off, now));
         } else if off.abs() > TOLERANCE {

@@ -11,8 +11,8 @@ use crate::packaging::Line;
 const LONGEST_BATCH: Duration = Duration::from_millis(300);
 /// What a crew leaves its worker for others after a round: half of what the round took.
 const ROUND_REST: u32 = 2;
-/// What each viewer of a crew adds to the time between two rounds, up to [`Pace::crowd`]: 250 viewers get each picture of 25 a
-/// second by itself, 500 get two at a time.
+/// What each viewer adds to the time between two rounds, up to [`Pace::crowd`]: 250 viewers get each picture of 25 a second by
+/// itself, 500 get two at a time.
 const CROWD_SHARE: Duration = Duration::from_micros(160);
 /// What fills a packet on an ordinary link (1,500 bytes of Ethernet, less the headers and options of IP and TCP).
 const FULL_BYTES: usize = 1400;
@@ -79,13 +79,14 @@ impl Clock {
         if at <= now { Due::Now } else { Due::At(at) }
     }
 
-    /// After a round that went to so many viewers.
+    /// After a round of a crowd of so many viewers, in this crew and others.
     pub(super) fn round_done(&mut self, started: Instant, viewers: usize) {
         self.waiting = None;
         self.round_at = Some(started);
         let took = started.elapsed();
         let crowd = CROWD_SHARE.saturating_mul(u32::try_from(viewers).unwrap_or(u32::MAX)).min(self.crowd);
-        self.period = (took + took / ROUND_REST).max(crowd).clamp(self.batch / 2, LONGEST_BATCH.max(self.batch));
+        self.period =
+            (took + took / ROUND_REST).max(crowd).clamp(self.batch / 2, LONGEST_BATCH.max(self.batch).max(self.crowd));
     }
 }
 
@@ -113,6 +114,7 @@ mod tests {
         assert_eq!(next_after(250, Class::Shared, 80), ms(40));
         assert_eq!(next_after(500, Class::Shared, 80), ms(80));
         assert_eq!(next_after(20_000, Class::Shared, 80), ms(80));
+        assert_eq!(next_after(20_000, Class::Shared, 1000), ms(1000));
         assert_eq!(next_after(20_000, Class::Shared, 0), ms(10));
         assert_eq!(next_after(20_000, Class::Low, 80), ms(0));
     }

@@ -72,6 +72,12 @@ impl Crews {
         Crews { workers: workers.max(1), crews: Mutex::default() }
     }
 
+    /// Those that are level, in all crews of a class.
+    fn viewers(&self, class: Class) -> usize {
+        let crews = self.crews.lock().expect("no code panics while it holds the list of crews");
+        crews.iter().filter(|crew| crew.class == class).map(|crew| crew.load.load(Ordering::Relaxed)).sum()
+    }
+
     /// Gives a level viewer to the least loaded crew of its class. Spawns a crew where there is none, or where all
     /// are large and a worker is free.
     pub(super) fn join(&self, mut member: Member) {
@@ -151,7 +157,7 @@ async fn run(crew: Arc<Crew>, line: Arc<Line>, pace: Pace) {
         let started = Instant::now();
         viewers.look();
         viewers.serve(&round).await;
-        clock.round_done(started, viewers.level.len());
+        clock.round_done(started, line.crews.viewers(viewers.crew.class));
         if let Some(end) = &round.end {
             for member in viewers.take_all() {
                 member.finish(end.clone());
