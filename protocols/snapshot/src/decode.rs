@@ -111,7 +111,11 @@ fn decode_h265(record: &[u8], frame: &[u8], decoder: &mut rusty_h265::Decoder) -
         let mut out = Vec::with_capacity(width * height);
         for row in rows {
             let row = row.get(left..left + width).unwrap_or_default();
-            out.extend(row.iter().map(|sample| (sample >> (depth.max(8) - 8)) as u8));
+            // Apart, and without a check of the shift for each: so that many are done at once.
+            match depth.saturating_sub(8) {
+                0 => out.extend(row.iter().map(|sample| *sample as u8)),
+                more => out.extend(row.iter().map(|sample| sample.wrapping_shr(more.into()) as u8)),
+            }
         }
         out
     };
