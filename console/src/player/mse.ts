@@ -32,19 +32,34 @@ export const begin: Begin = (video, stream, report) => {
       buffer.remove(0, video.currentTime - KEEP_S);
       return;
     }
-    const data = queue.shift();
+    const data = queue[0];
     if (data === undefined) return;
     try {
       if (typeof data === 'string') {
         mime = data;
+        queue.shift();
         buffer.changeType(mime);
         next();
       } else {
-        buffer.appendBuffer(data);
+        buffer.appendBuffer(waiting());
       }
     } catch (why) {
       end({ state: 'failed', why: String(why) });
     }
+  };
+
+  /** All fragments that wait, in one: each turn of the buffer takes time that what comes after it waits for. */
+  const waiting = () => {
+    const text = queue.findIndex(data => typeof data === 'string');
+    const parts = queue.splice(0, text < 0 ? queue.length : text).filter(part => typeof part !== 'string');
+    if (parts.length === 1) return parts[0]!;
+    const whole = new Uint8Array(parts.reduce((size, part) => size + part.byteLength, 0));
+    let at = 0;
+    for (const part of parts) {
+      whole.set(new Uint8Array(part), at);
+      at += part.byteLength;
+    }
+    return whole;
   };
 
   /** Keeps near the edge. */
