@@ -9,6 +9,8 @@ use crate::decoders::Decoders;
 
 /// Most pixels of a picture: 4096 x 4096, above which a decoder takes more than 50 MB.
 const MOST_PIXELS: u64 = 1 << 24;
+/// Most pixels of a picture whose decoder is kept: 2560 x 1600 and some, which hold 30 MB.
+const KEPT_PIXELS: usize = 1 << 22;
 /// Table 7-1 of H.264, and of H.265: parameter sets.
 const H264_SETS: std::ops::RangeInclusive<u8> = 7..=8;
 const H265_SETS: std::ops::RangeInclusive<u8> = 32..=34;
@@ -46,7 +48,9 @@ pub(crate) fn decode(
             // One that has failed is not used again.
             let mut decoder = decoders.take(stream);
             let picture = decode_h265(&track.config, frame, &mut decoder)?;
-            decoders.keep(stream, decoder);
+            if picture.width * picture.height <= KEPT_PIXELS {
+                decoders.keep(stream, decoder);
+            }
             Ok(picture)
         }
         Codec::Av1
