@@ -14,6 +14,9 @@ const ODD_BLOCK: u32 = 144;
 /// And this and its.
 const EVEN_BLOCK: u32 = 256;
 
+/// Most samples of a channel in a frame: what may be streamed has no more (RFC 9639 7), and a few bytes of FLAC say as many as one likes.
+const MOST_SAMPLES: u32 = 16_384;
+
 /// What STREAMINFO says (RFC 9639 8.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamInfo {
@@ -50,7 +53,7 @@ impl StreamInfo {
     }
 }
 
-/// Samples of a channel in a frame, by its header, which is checked as far as its CRC (RFC 9639 9.1).
+/// Samples of a channel in a frame, by its header, which is checked as far as its CRC (RFC 9639 9.1). At most 16,384.
 pub fn frame_samples(data: &[u8]) -> Result<u32, CodecError> {
     let value = |what, value: u32| CodecError::Value { what, value: u64::from(value) };
     let mut bits = Reader::new("FLAC frame header", data);
@@ -88,6 +91,9 @@ pub fn frame_samples(data: &[u8]) -> Result<u32, CodecError> {
     if u32::from(crc) != told {
         return Err(value("FLAC frame header CRC", told));
     }
+    if samples > MOST_SAMPLES {
+        return Err(value("FLAC block size", samples));
+    }
     Ok(samples)
 }
 
@@ -111,6 +117,21 @@ mod tests {
         }
         for (frame, samples) in FLAC_FRAMES {
             assert_eq!(frame_samples(&hex(frame)), Ok(samples));
+        }
+    }
+
+    #[test]
+    fn a_frame_is_not_longer_than_what_may_be_streamed() {
+        // The block size in 16 bits, less one; the number and the rate as in the first sample.
+        let frame = |samples: u32| {
+            let [_, _, high, low] = (samples - 1).to_be_bytes();
+            let head = [0xff, 0xf8, 0x7a, 0x88, 0, high, low];
+            [&head[..], &[crc_8(&head)]].concat()
+        };
+        assert_eq!((frame_samples(&frame(1)), frame_samples(&frame(16_384))), (Ok(1), Ok(16_384)));
+        for samples in [16_385, 65_536] {
+            let refused = CodecError::Value { what: "FLAC block size", value: samples.into() };
+            assert_eq!(frame_samples(&frame(samples)), Err(refused));
         }
     }
 
