@@ -5,12 +5,14 @@ use culvert_media::codec::{h265, nal};
 use culvert_media::{Codec, StreamName, Track};
 
 use crate::Failure;
-use crate::decoders::Decoders;
+use crate::decoders::{Decoders, Kept};
 
 /// Most pixels of a picture: 4096 x 4096, above which a decoder takes more than 50 MB.
 const MOST_PIXELS: u64 = 1 << 24;
 /// Most pixels of a picture whose decoder is kept: 2560 x 1600 and some, which hold 30 MB.
 const KEPT_PIXELS: usize = 1 << 22;
+/// Table 7-1 of H.264: a slice of an IDR picture.
+const H264_IDR: u8 = 5;
 /// Table 7-1 of H.264, and of H.265: parameter sets.
 const H264_SETS: std::ops::RangeInclusive<u8> = 7..=8;
 const H265_SETS: std::ops::RangeInclusive<u8> = 32..=34;
@@ -43,16 +45,12 @@ pub(crate) fn decode(
     decoders: &Decoders,
 ) -> Result<Picture, Failure> {
     match track.codec {
-        Codec::H264 => decode_h264(&track.config, frame),
-        Codec::H265 => {
-            // One that has failed is not used again.
-            let mut decoder = decoders.take(stream);
-            let picture = decode_h265(&track.config, frame, &mut decoder)?;
-            if picture.width * picture.height <= KEPT_PIXELS {
-                decoders.keep(stream, decoder);
-            }
-            Ok(picture)
+        // A recovery point that is no IDR picture leaves what was before it in the decoder.
+        Codec::H264 if has_idr(frame) => {
+            with_kept(&decoders.h264, stream, |decoder| decode_h264(&track.config, frame, decoder))
         }
+        Codec::H264 => decode_h264(&track.config, frame, &mut rusty_h264::Decoder::new()),
+        Codec::H265 => with_kept(&decoders.h265, stream, |decoder| decode_h265(&track.config, frame, decoder)),
         Codec::Av1
         | Codec::Vp8
         | Codec::Vp9
@@ -65,7 +63,25 @@ pub(crate) fn decode(
     }
 }
 
-fn decode_h264(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
+/// Decodes with the stream's own decoder. One that has failed is not used again.
+fn with_kept<D: Default>(
+    kept: &Kept<D>,
+    stream: &StreamName,
+    decode: impl FnOnce(&mut D) -> Result<Picture, Failure>,
+) -> Result<Picture, Failure> {
+    let mut decoder = kept.take(stream);
+    let picture = decode(&mut decoder)?;
+    if picture.width * picture.height <= KEPT_PIXELS {
+        kept.keep(stream, decoder);
+    }
+    Ok(picture)
+}
+
+fn has_idr(frame: &[u8]) -> bool {
+    nal::units(frame).flatten().any(|unit| unit.first().is_some_and(|header| header & 0x1f == H264_IDR))
+}
+
+fn decode_h264(record: &[u8], frame: &[u8], decoder: &mut rusty_h264::Decoder) -> Result<Picture, Failure> {
     let config = h264::Config::parse(record).map_err(broken)?;
     // Which of them a picture takes, it says itself: each must be within bounds.
     let all: Result<Vec<h264::Sps>, _> = config.sps.iter().map(|set| h264::Sps::parse(set)).collect();
@@ -74,7 +90,7 @@ fn decode_h264(record: &[u8], frame: &[u8]) -> Result<Picture, Failure> {
     let sps = all.first().ok_or(Failure::Broken("no SPS".into()))?;
     let sets = config.sps.iter().chain(&config.pps);
     let stream = stream(sets.map(|set| &set[..]), frame, |header| H264_SETS.contains(&(header & 0x1f)))?;
-    let picture = rusty_h264::Decoder::new().decode(&stream).map_err(|why| match why {
+    let picture = decoder.decode(&stream).map_err(|why| match why {
         rusty_h264::DecodeError::Unsupported(what) => Failure::Unsupported(what.into()),
         rusty_h264::DecodeError::Truncated
         | rusty_h264::DecodeError::MissingParameterSet

@@ -1,6 +1,8 @@
 //! A picture becomes a JPEG: scaled, in JFIF's colours (BT.601, full range), 4:2:0.
 
-use jpeg_encoder::{Encoder, ImageBuffer, JpegColorType, SamplingFactor};
+use std::cell::RefCell;
+
+use jpeg_encoder::{ChromaSubsamplingMethod, Encoder, ImageBuffer, JpegColorType, SamplingFactor};
 
 use crate::Failure;
 use crate::decode::Picture;
@@ -22,7 +24,9 @@ pub(crate) fn encode(picture: &Picture, width: Option<usize>) -> Result<Vec<u8>,
     let mut out = Vec::with_capacity(picture.y.len() / 4);
     let mut encoder = Encoder::new(&mut out, QUALITY);
     encoder.set_sampling_factor(SamplingFactor::R_4_2_0);
-    let image = Image { picture, colours: Colours::new(matrix, picture.colour.full_range) };
+    // `Image` gives chroma where this looks.
+    encoder.set_chroma_subsampling_method(ChromaSubsamplingMethod::Nearest);
+    let image = Image::new(picture, Colours::new(matrix, picture.colour.full_range));
     encoder.encode_image(image).map_err(|why| Failure::Broken(why.to_string()))?;
     Ok(out)
 }
@@ -96,11 +100,34 @@ impl Colours {
             cr: [fixed(y_cr), fixed(b_cr), fixed(r_cr - 1.0)],
         }
     }
+
+    /// What is added to luma, and JFIF's Cb and Cr.
+    fn of_chroma(&self, cb: u8, cr: u8) -> [i16; 3] {
+        let (cb, cr) = (i16::from(cb), i16::from(cr));
+        let (from_cb, from_cr) = (cb.wrapping_sub(128), cr.wrapping_sub(128));
+        let ([y_cb, b_cb, r_cb], [y_cr, b_cr, r_cr]) = (self.cb, self.cr);
+        // No sum passes 2^14: wrapping says so to a compiler that would check each.
+        let mix = |of_cb: i16, of_cr: i16, offset: i16| {
+            of_cb.wrapping_mul(from_cb).wrapping_add(of_cr.wrapping_mul(from_cr)).wrapping_add(offset)
+        };
+        [mix(y_cb, y_cr, self.offset), sum(cb, mix(b_cb, b_cr, 64)), sum(cr, mix(r_cb, r_cr, 64))]
+    }
 }
 
+/// A picture as the encoder asks for it: a line of luma and chroma after the other, of which the encoder takes each second sample
+/// of each second line of chroma.
 struct Image<'a> {
     picture: &'a Picture,
     colours: Colours,
+    /// What the line of chroma adds to each sample of its two lines of luma, before it is shifted.
+    added: RefCell<Vec<i16>>,
+}
+
+impl Image<'_> {
+    fn new(picture: &Picture, colours: Colours) -> Image<'_> {
+        let added = RefCell::new(vec![0; 2 * picture.chroma_size().0]);
+        Image { picture, colours, added }
+    }
 }
 
 impl ImageBuffer for Image<'_> {
@@ -117,48 +144,42 @@ impl ImageBuffer for Image<'_> {
         u16::try_from(self.picture.height).unwrap_or(u16::MAX)
     }
 
+    // Lines come in their order; the last one comes again until a block is full.
     fn fill_buffers(&self, y: u16, buffers: &mut [Vec<u8>; 4]) {
         let (row, picture, colours) = (usize::from(y), self.picture, &self.colours);
-        let columns = picture.chroma_size().0;
-        fn line(plane: &[u8], row: usize, width: usize) -> &[u8] {
-            plane.get(row * width..(row + 1) * width).unwrap_or_default()
-        }
-        let luma = line(&picture.y, row, picture.width);
-        let (cbs, crs) = (line(&picture.u, row / 2, columns), line(&picture.v, row / 2, columns));
-        let ([y_cb, b_cb, r_cb], [y_cr, b_cr, r_cr]) = (colours.cb, colours.cr);
-        // No sum passes 2^14: wrapping says so to a compiler that would check each.
-        let mixed = |of_cb: i16, of_cr: i16, offset: i16| {
-            let mix = move |(cb, cr): (&u8, &u8)| {
-                let (cb, cr) = (i16::from(*cb).wrapping_sub(128), i16::from(*cr).wrapping_sub(128));
-                of_cb.wrapping_mul(cb).wrapping_add(of_cr.wrapping_mul(cr)).wrapping_add(offset)
-            };
-            cbs.iter().zip(crs).map(mix)
-        };
-        let added = |(sample, more): (&u8, i16)| i16::from(*sample).wrapping_add(more >> 7).clamp(0, 255) as u8;
-        let blue: Vec<u8> = cbs.iter().zip(mixed(b_cb, b_cr, 64)).map(added).collect();
-        let red: Vec<u8> = crs.iter().zip(mixed(r_cb, r_cr, 64)).map(added).collect();
-        let more: Vec<i16> = mixed(y_cb, y_cr, colours.offset).collect();
         let [out_y, out_cb, out_cr, _] = buffers;
-        double(&blue, room(out_cb, luma.len()));
-        double(&red, room(out_cr, luma.len()));
-        let mut both = vec![0; luma.len()];
-        double(&more, &mut both);
-        let gain = colours.luma;
-        for ((sample, more), to) in luma.iter().zip(both).zip(room(out_y, luma.len())) {
-            *to = added((sample, i16::from(*sample).wrapping_mul(gain).wrapping_add(more)));
+        let mut added = self.added.borrow_mut();
+        let to = out_cb.len() + picture.width;
+        // A sample more where the width is odd: pairs, all whole, are done many at once.
+        let (pairs_cb, pairs_cr) = (room(out_cb, added.len()), room(out_cr, added.len()));
+        if row.is_multiple_of(2) || row + 1 == picture.height {
+            let columns = picture.chroma_size().0;
+            let (cbs, crs) = (line(&picture.u, row / 2, columns), line(&picture.v, row / 2, columns));
+            let outs = added.chunks_exact_mut(2).zip(pairs_cb.chunks_exact_mut(2)).zip(pairs_cr.chunks_exact_mut(2));
+            for ((cb, cr), ((added, pair_cb), pair_cr)) in cbs.iter().zip(crs).zip(outs) {
+                let [more, cb, cr] = colours.of_chroma(*cb, *cr);
+                added.copy_from_slice(&[more; 2]);
+                pair_cb.copy_from_slice(&[cb as u8; 2]);
+                pair_cr.copy_from_slice(&[cr as u8; 2]);
+            }
         }
+        out_cb.truncate(to);
+        out_cr.truncate(to);
+        let luma = line(&picture.y, row, picture.width).iter().zip(&*added);
+        out_y.extend(luma.map(|(sample, more)| {
+            let sample = i16::from(*sample);
+            sum(sample, sample.wrapping_mul(colours.luma).wrapping_add(*more)) as u8
+        }));
     }
 }
 
-/// Each value twice, as far as there is room.
-fn double<T: Copy>(from: &[T], to: &mut [T]) {
-    for (pair, value) in to.chunks_mut(2).zip(from) {
-        match pair {
-            [first, second] => (*first, *second) = (*value, *value),
-            [only] => *only = *value,
-            _ => {}
-        }
-    }
+fn line(plane: &[u8], row: usize, width: usize) -> &[u8] {
+    plane.get(row * width..(row + 1) * width).unwrap_or_default()
+}
+
+/// A sample and what is added to it in 1/128.
+fn sum(sample: i16, more: i16) -> i16 {
+    sample.wrapping_add(more >> 7).clamp(0, 255)
 }
 
 /// Room for so many more samples at the end of a buffer.
@@ -197,12 +218,38 @@ mod tests {
                 let [y, u, v] = samples(matrix, full_range, rgb);
                 let picture =
                     Picture { width: 2, height: 2, y: vec![y; 4], u: vec![u], v: vec![v], colour: Colour::default() };
-                let image = Image { picture: &picture, colours: Colours::new(matrix, full_range) };
+                let image = Image::new(&picture, Colours::new(matrix, full_range));
                 let mut buffers = Default::default();
                 image.fill_buffers(1, &mut buffers);
                 let got = [buffers[0][1], buffers[1][1], buffers[2][1]];
                 let off = got.iter().zip(wanted).map(|(a, b)| a.abs_diff(b)).max();
                 assert!(off <= Some(2), "{matrix:?} {full_range} {rgb:?}: {got:?}, not {wanted:?}");
+            }
+        }
+    }
+
+    /// As the encoder reads it: a block has 16 lines of luma, the last line stands for those that there are not, and of chroma each
+    /// second sample of each second line counts.
+    #[test]
+    fn each_line_has_its_own_chroma_to_the_last() {
+        for (width, height) in [(5_usize, 6_usize), (4, 7), (1, 1), (6, 16)] {
+            let plane = |columns: usize, rows: usize, step: usize| -> Vec<u8> {
+                (0..columns * rows).map(|at| (100 + step * (at / columns) + at % columns) as u8).collect()
+            };
+            let (columns, rows) = (width.div_ceil(2), height.div_ceil(2));
+            let (y, u, v) = (plane(width, height, 5), plane(columns, rows, 7), plane(columns, rows, 3));
+            let picture = Picture { width, height, y, u, v, colour: Colour::default() };
+            let image = Image::new(&picture, Colours::new(Matrix::Bt601, true));
+            let mut buffers = Default::default();
+            (0..16).for_each(|row: usize| image.fill_buffers(row.min(height - 1) as u16, &mut buffers));
+            for row in 0..16 {
+                let there = row.min(height - 1);
+                assert_eq!(line(&buffers[0], row, width), line(&picture.y, there, width), "{width}x{height}: {row}");
+                for (buffer, plane) in [(&buffers[1], &picture.u), (&buffers[2], &picture.v)] {
+                    let seen: Vec<u8> = line(buffer, row, width).iter().copied().step_by(2).collect();
+                    let counts = row % 2 == 0;
+                    assert!(!counts || seen == line(plane, there / 2, columns), "{width}x{height}: {row}");
+                }
             }
         }
     }
