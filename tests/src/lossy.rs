@@ -1,4 +1,4 @@
-//! A path for datagrams that loses some of them, or is narrow.
+//! A path for datagrams that loses some of them, is narrow, or forgets who is behind it as a router does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,6 +26,20 @@ struct Counts {
     /// Bytes a second from the target to peers; 0: as many as come.
     narrow: AtomicU64,
     one_in: AtomicU64,
+    /// How often it has forgotten who is behind it.
+    forgotten: AtomicU64,
+}
+
+/// The way of one peer to the target, until it is dropped.
+struct Mapping {
+    outside: Arc<UdpSocket>,
+    back: JoinHandle<()>,
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.back.abort();
+    }
 }
 
 impl Drop for Lossy {
@@ -42,15 +56,19 @@ impl Lossy {
         let counts = Arc::new(Counts { one_in: one_in.into(), ..Counts::default() });
         let own = counts.clone();
         let task = tokio::spawn(async move {
-            let mut peers: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
-            let mut buffer = vec![0; 4096];
+            let mut peers: HashMap<SocketAddr, Mapping> = HashMap::new();
+            let (mut buffer, mut forgotten) = (vec![0; 4096], 0);
             while let Ok((bytes, peer)) = inside.recv_from(&mut buffer).await {
+                let times = own.forgotten.load(Ordering::Relaxed);
+                if std::mem::replace(&mut forgotten, times) != times {
+                    peers.clear();
+                }
                 let outside = match peers.get(&peer) {
-                    Some(outside) => outside.clone(),
+                    Some(mapping) => mapping.outside.clone(),
                     None => {
                         let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a port"));
-                        peers.insert(peer, outside.clone());
-                        tokio::spawn(back(outside.clone(), inside.clone(), peer, own.clone()));
+                        let back = tokio::spawn(back(outside.clone(), inside.clone(), peer, own.clone()));
+                        peers.insert(peer, Mapping { outside: outside.clone(), back });
                         outside
                     }
                 };
@@ -70,6 +88,11 @@ impl Lossy {
     /// From now on so many bytes a second pass to peers, and half a second of them waits; 0: as many as come.
     pub fn narrow(&self, bytes_per_second: u64) {
         self.counts.narrow.store(bytes_per_second, Ordering::Relaxed);
+    }
+
+    /// From now on peers seem to be at other ports, and what goes to the old ones comes to nobody.
+    pub fn forget(&self) {
+        self.counts.forgotten.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many came, and how many of them were lost.

@@ -143,6 +143,28 @@ async fn what_is_lost_on_the_way_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_player_whose_router_gives_it_another_port_goes_on() {
+    let test = "a_player_whose_router_gives_it_another_port_goes_on";
+    let node = TestNode::start("");
+    let _publishing = into_hub(&node, "live/a", Script::of(Some(VideoChoice::H264), AudioChoice::Opus));
+    node.until_live("live/a").await;
+    let path = Lossy::wide(node.address()).await;
+    let (url, port) = (node.url("http", "/whep/live/a"), path.port.to_string());
+    let forgotten = async {
+        // Once pictures go.
+        until("a player", async || (path.counts().0 > 300).then_some(())).await;
+        path.forget();
+    };
+    let arguments = [url.as_str(), port.as_str()];
+    let (played, ()) = tokio::join!(browse(test, "whep.mjs", &node, &arguments), forgotten);
+    let Some(played) = played else { return };
+    assert_eq!((&played["status"], &played["state"]), (&201.into(), &"connected".into()), "{played}");
+    // It asks whether we are there each 2.5 s at the latest, and media follows at once.
+    let pictures = SECONDS * 25;
+    assert!(played["video"]["decoded"].as_u64().unwrap() > pictures / 2, "{played}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_whose_network_is_too_narrow_gets_fewer_pictures_and_all_the_sound() {
     let test = "a_viewer_whose_network_is_too_narrow_gets_fewer_pictures_and_all_the_sound";
     let Some(five) = Ffmpeg::five(test) else { return };

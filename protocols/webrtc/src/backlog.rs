@@ -55,24 +55,25 @@ impl Backlog {
         true
     }
 
-    /// Takes a unit; true: it will go, unless it would be late.
-    pub(crate) fn push(&mut self, now: Instant, unit: Arc<Unit>) -> bool {
-        let queue = match unit.kind {
-            Kind::Audio => &mut self.sounds,
-            Kind::Video => {
-                if self.pictures.len() >= MOST {
-                    self.wait();
-                }
-                if self.waits && !unit.key {
-                    return false;
-                }
-                self.waits = false;
-                &mut self.pictures
+    /// Takes a unit that is to go, unless it would be late. It is given back where nothing waits before it.
+    pub(crate) fn push(&mut self, now: Instant, unit: Arc<Unit>) -> Option<Waiting> {
+        if unit.kind == Kind::Video {
+            if self.pictures.len() >= MOST {
+                self.wait();
             }
-        };
+            if self.waits && !unit.key {
+                return None;
+            }
+            self.waits = false;
+        }
         let (pts, shown) = (unit.pts, unit.shown);
-        queue.push_back(Waiting { unit, pts, shown, next: 0, since: now });
-        true
+        let waiting = Waiting { unit, pts, shown, next: 0, since: now };
+        if self.is_empty() {
+            return Some(waiting);
+        }
+        let queue = if waiting.unit.kind == Kind::Video { &mut self.pictures } else { &mut self.sounds };
+        queue.push_back(waiting);
+        None
     }
 
     /// Pictures go on with the next key frame. One that has begun is sent to its end. Says how many were left out.
@@ -150,12 +151,19 @@ mod tests {
         })
     }
 
+    /// Nothing goes.
+    fn put(backlog: &mut Backlog, now: Instant, unit: Arc<Unit>) {
+        if let Some(waiting) = backlog.push(now, unit) {
+            backlog.put_back(waiting);
+        }
+    }
+
     /// A key frame each second, each second picture disposable, 10 a second; the time of each is its place.
     fn pictures(now: Instant, range: std::ops::Range<i64>) -> (Backlog, Instant) {
         let mut backlog = Backlog::default();
         let at = |n: i64| now + Duration::from_millis(n.unsigned_abs() * 100);
         for n in range.clone() {
-            backlog.push(at(n), unit(Kind::Video, n % 10 == 0, n % 2 == 1, n));
+            put(&mut backlog, at(n), unit(Kind::Video, n % 10 == 0, n % 2 == 1, n));
         }
         (backlog, at(range.end))
     }
@@ -185,17 +193,18 @@ mod tests {
         let now = Instant::now();
         let mut backlog = Backlog { waits: false, ..Backlog::default() };
         for n in 1..5 {
-            backlog.push(now, unit(Kind::Video, false, false, n));
-            backlog.push(now + Duration::from_secs(2), unit(Kind::Audio, false, false, 100 + n));
+            put(&mut backlog, now, unit(Kind::Video, false, false, n));
+            put(&mut backlog, now + Duration::from_secs(2), unit(Kind::Audio, false, false, 100 + n));
         }
         let at = now + Duration::from_secs(2);
         assert_eq!(backlog.thin(at), 4);
-        assert!(!backlog.push(at, unit(Kind::Video, false, false, 5)));
-        assert!(
-            backlog.push(at, unit(Kind::Video, true, false, 6)) && backlog.push(at, unit(Kind::Video, false, false, 7))
-        );
+        for (n, key) in [(5, false), (6, true), (7, false)] {
+            put(&mut backlog, at, unit(Kind::Video, key, false, n));
+        }
         assert_eq!(backlog.pop(false).map(|sound| sound.pts.millis()), Some(101), "sound first");
         assert_eq!(left(&mut backlog), [102, 103, 104, 6, 7]);
         assert!(backlog.is_empty());
+        let next = backlog.push(at, unit(Kind::Video, false, false, 8));
+        assert!(next.is_some_and(|next| next.pts.millis() == 8) && backlog.is_empty(), "at once where nothing waits");
     }
 }

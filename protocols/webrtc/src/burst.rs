@@ -1,6 +1,7 @@
 //! Datagrams on their way to the kernel: those of one size for one peer go together.
 
 use std::cell::RefCell;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -8,12 +9,14 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::routes::{Path, Routes};
-use crate::udp::Udp;
+use crate::udp::{Turn, Udp};
 
 /// Most bytes that go to the kernel at once (its own limit is 64 KiB).
 const BURST_BYTES: usize = 60 << 10;
-/// Most packets that are put on their way before it is looked whether a TCP connection takes more.
+/// Most packets that are put on their way before it is looked whether a TCP connection takes more, and before others have their turn.
 pub(crate) const ROOM: usize = 128;
+/// By UDP: a key frame of half a megabyte goes in one go.
+pub(crate) const ROOM_UDP: usize = 512;
 
 thread_local! {
     /// Where bursts are put together: no peer needs a place of its own for what is gone when its task rests.
@@ -44,9 +47,29 @@ impl Outlet {
         !path.tcp || self.routes.room(path.peer) >= ROOM
     }
 
-    /// The bell that rings when a connection has taken some of what waits; none by UDP, and where the connection is gone.
-    pub(crate) fn written(&self, path: Path) -> Option<Arc<Notify>> {
-        path.tcp.then(|| self.routes.written(path.peer))?
+    /// What rings when a connection has taken some of what waits, or the kernel some of what is for the network; none where the connection is gone.
+    pub(crate) fn written(&self, path: Path) -> Option<Bell> {
+        if path.tcp { self.routes.written(path.peer).map(Bell::Connection) } else { self.udp.clone().map(Bell::Socket) }
+    }
+}
+
+/// Rings when more can be put on its way.
+pub(crate) enum Bell {
+    Connection(Arc<Notify>),
+    /// One socket for all: they take turns, in the order in which they came.
+    Socket(Udp),
+}
+
+impl Bell {
+    /// Returns when it rings; a turn is over when it is dropped. Cancel safe.
+    pub(crate) async fn rung(&self) -> Option<Turn> {
+        match self {
+            Bell::Connection(line) => {
+                line.notified().await;
+                None
+            }
+            Bell::Socket(udp) => Some(udp.turn().await),
+        }
     }
 }
 
@@ -62,8 +85,32 @@ pub(crate) struct Burst {
 }
 
 impl Burst {
-    /// Puts a packet on its way, with what goes the same way. `write` appends `bytes` bytes, or none where it is not to be sent.
+    /// Whether a packet of `bytes` bytes can go this way: with what waits, or after it, which then goes to the kernel. False: the kernel takes nothing
+    /// at this moment.
+    pub(crate) fn has_room(&mut self, outlet: &Outlet, way: Way, bytes: usize) -> bool {
+        way.path.tcp || self.takes(outlet, way, bytes) || self.flush(outlet)
+    }
+
+    fn takes(&self, outlet: &Outlet, Way { path, from }: Way, bytes: usize) -> bool {
+        self.to == Some((path.peer, from))
+            && !self.is_full
+            && bytes <= self.size
+            // Asked each time: it is noticed late that a network card takes one at a time.
+            && outlet.udp.as_ref().is_some_and(|udp| self.count < udp.most_at_once())
+            && self.data.len() + bytes <= BURST_BYTES
+    }
+
+    /// Puts a packet on its way, with what goes the same way. `write` appends `bytes` bytes, or none where it is not to be sent. Where there was no
+    /// room what waited is lost.
     pub(crate) fn put(&mut self, outlet: &Outlet, way: Way, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.has_room(outlet, way, bytes) {
+            self.finish(outlet);
+        }
+        self.append(outlet, way, bytes, write);
+    }
+
+    /// As [`Burst::put`], where it is known that there is room.
+    pub(crate) fn append(&mut self, outlet: &Outlet, way: Way, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let Way { path, from } = way;
         if path.tcp {
             let mut data = Vec::with_capacity(bytes);
@@ -72,15 +119,6 @@ impl Burst {
                 outlet.routes.write(path.peer, Bytes::from(data));
             }
             return;
-        }
-        let fits = self.to == Some((path.peer, from))
-            && !self.is_full
-            && bytes <= self.size
-            // Asked each time: it is noticed late that a network card takes one at a time.
-            && outlet.udp.as_ref().is_some_and(|udp| self.count < udp.most_at_once())
-            && self.data.len() + bytes <= BURST_BYTES;
-        if !fits {
-            self.flush(outlet);
         }
         if self.data.capacity() == 0 {
             self.data = SPARE.take();
@@ -98,18 +136,38 @@ impl Burst {
         self.count += 1;
     }
 
-    /// Gives to the kernel what waits to go.
-    pub(crate) fn flush(&mut self, outlet: &Outlet) {
-        if let (Some((to, from)), Some(udp)) = (self.to.take(), &outlet.udp)
+    /// Gives to the kernel what waits to go. False: it takes nothing at this moment, and all of it waits.
+    pub(crate) fn flush(&mut self, outlet: &Outlet) -> bool {
+        if let (Some((to, from)), Some(udp)) = (self.to, &outlet.udp)
             && let Err(why) = udp.send(to, from, &self.data, self.size)
         {
-            outlet.routes.count_lost(self.count);
-            tracing::trace!(%to, %why, bytes = self.data.len(), "datagrams were lost on the way to the kernel");
+            if why.kind() == ErrorKind::WouldBlock {
+                return false;
+            }
+            self.lose(outlet, &why);
         }
+        self.clear();
+        true
+    }
+
+    /// Gives to the kernel what waits to go. What it does not take is lost, as the network may lose it.
+    pub(crate) fn finish(&mut self, outlet: &Outlet) {
+        if !self.flush(outlet) {
+            self.lose(outlet, &ErrorKind::WouldBlock.into());
+            self.clear();
+        }
+    }
+
+    fn lose(&self, outlet: &Outlet, why: &io::Error) {
+        outlet.routes.count_lost(self.count);
+        tracing::trace!(to = ?self.to, %why, bytes = self.data.len(), "datagrams were lost on the way to the kernel");
+    }
+
+    fn clear(&mut self) {
         if self.data.capacity() > 0 {
             self.data.clear();
             SPARE.set(std::mem::take(&mut self.data));
         }
-        (self.size, self.count, self.is_full) = (0, 0, false);
+        (self.to, self.size, self.count, self.is_full) = (None, 0, 0, false);
     }
 }

@@ -41,8 +41,10 @@ pub(crate) struct Link {
     peers: HashMap<SocketAddr, Option<IpAddr>>,
     /// Where it is known that somebody wants this.
     proof: Proof,
-    /// The path that the agents have agreed upon. Where this end is silent its reports, which do not go out, tell of it.
+    /// The path that the agents have agreed upon.
     path: Option<Path>,
+    /// Another one that the peer has chosen since, to which nothing has gone yet.
+    chosen: Option<Path>,
     /// Where what keys are agreed upon by went to.
     agreeing: HashSet<IpAddr>,
     /// Where media is sent by somebody else: the agent is silent of it, and its own reports do not go out. Two that count their packets apart would
@@ -80,6 +82,7 @@ impl Link {
             peers: HashMap::new(),
             proof,
             path: None,
+            chosen: None,
             agreeing: HashSet::new(),
             keys,
             burst: Burst::default(),
@@ -147,6 +150,10 @@ impl Link {
         {
             return Some(datagram.data);
         }
+        // The agent stays with the first of two that are worth the same, also where a router has made the second of it and nobody is at the first.
+        if self.is_silent() && self.path.is_some_and(|path| path != datagram.path) && self.is_choice(&datagram.data) {
+            self.chosen = Some(datagram.path);
+        }
         let Ok(contents) = DatagramRecv::try_from(&datagram.data[..]) else {
             self.refused += 1;
             return None;
@@ -179,6 +186,11 @@ impl Link {
         }
     }
 
+    fn is_choice(&mut self, data: &[u8]) -> bool {
+        let password = self.rtc.direct_api().local_ice_credentials().pass;
+        self.proof.is_choice(data, &password)
+    }
+
     fn send(&mut self, transmit: Transmit) {
         let tcp = transmit.proto != Protocol::Udp;
         let peer = transmit.destination;
@@ -188,7 +200,11 @@ impl Link {
         let first = data.first().copied().unwrap_or_default();
         // All but ICE itself, whose first two bits and the next five are 0 (RFC 7983 7).
         if first > 3 {
-            let path = *self.path.insert(Path { tcp, peer });
+            let path = Path { tcp, peer };
+            // Of one that is silent the peer's choice is known.
+            if !self.is_silent() || self.agreeing.is_empty() {
+                self.path = Some(path);
+            }
             if self.is_silent() && MEDIA.contains(&first) {
                 return;
             }
@@ -217,6 +233,12 @@ impl Link {
 
     /// The way that media takes. Else when to look again; what comes may say so earlier.
     pub(crate) fn media_way(&mut self, now: Instant) -> Result<Way, Instant> {
+        // Who says so may be another than the peer: until somebody has answered there, media goes on to where it went.
+        if let Some(chosen) = self.chosen
+            && self.may_send(now, chosen).is_ok()
+        {
+            (self.path, self.chosen) = (Some(chosen), None);
+        }
         let path = self.path.ok_or(now + ASK)?;
         self.may_send(now, path)?;
         Ok(self.way(path))
@@ -250,7 +272,7 @@ impl Link {
 
     /// Gives to the kernel what waits to go.
     pub(crate) fn flush(&mut self) {
-        self.burst.flush(&self.outlet);
+        self.burst.finish(&self.outlet);
     }
 
     /// Says goodbye.

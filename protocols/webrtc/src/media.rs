@@ -13,16 +13,18 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::arrived::{Arrived, FIRST};
-use crate::backlog::Backlog;
-use crate::budget::{Budget, Report};
-use crate::burst::{Burst, Outlet, ROOM, Way};
+use crate::backlog::{Backlog, Waiting};
+use crate::budget::Budget;
+use crate::burst::{Bell, Burst, Outlet, ROOM, ROOM_UDP, Way};
 use crate::feed::Unit;
 use crate::out::Out;
 use crate::srtp::Srtp;
 
-/// How often it is looked at what was heard; it is told each so many looks what has gone: once a second.
+/// How often it is looked at what was heard, and how often it is told what has gone.
 const LOOK: Duration = Duration::from_millis(500);
-const LOOKS: u64 = 2;
+const TELL: Duration = Duration::from_secs(1);
+/// Where no unit came for so long after a look, the session's task has the next.
+const LATE: Duration = Duration::from_secs(5);
 /// Packets that are looked for of a compound that asks for many.
 const ASKED: usize = 1024;
 
@@ -48,11 +50,11 @@ struct State {
     /// The number of the next packet, of all that go out.
     wide: u64,
     arrived: Arrived,
-    looks: u64,
-    looked: Instant,
+    looked: Option<Instant>,
+    told: Option<Instant>,
     burst: Burst,
-    /// When the session's task looks again; none: it waits for the bell.
-    watched: Option<Instant>,
+    /// When the session's task goes on with what waits.
+    watched: Watched,
     /// Packets that are sent again are put together here.
     body: Vec<u8>,
 }
@@ -64,7 +66,17 @@ pub(crate) enum Rest {
     /// There may be more at this moment.
     Until(Instant),
     /// When this bell has rung; none: when the way is another.
-    Blocked(Option<Arc<Notify>>),
+    Blocked(Option<Bell>),
+}
+
+/// What the session's task waits for.
+enum Watched {
+    /// That something waits.
+    Nothing,
+    /// This moment.
+    Until(Instant),
+    /// That more can be put on its way.
+    Bell,
 }
 
 impl Media {
@@ -85,10 +97,10 @@ impl Media {
             budget: Budget::new(Instant::now()),
             wide: FIRST,
             arrived: Arrived::default(),
-            looks: 0,
-            looked: Instant::now(),
+            looked: None,
+            told: None,
             burst: Burst::default(),
-            watched: None,
+            watched: Watched::Nothing,
             body: Vec::new(),
         };
         Media { state: Mutex::new(state), outlet, figures, waits: Notify::new() }
@@ -119,12 +131,14 @@ impl Media {
         }
         state.newest = unit.number;
         state.budget.want(unit.bytes);
-        state.backlog.push(now, unit.clone());
-        let is_seen = match state.send(now, &self.outlet, &self.figures) {
-            Rest::Done => true,
-            Rest::Until(at) => state.watched.is_some_and(|watched| watched <= at),
-            Rest::Blocked(_) => false,
+        let first = state.backlog.push(now, unit.clone());
+        let is_seen = match (state.send(now, first, &self.outlet, &self.figures), &state.watched) {
+            (Rest::Done, _) | (Rest::Blocked(Some(_)), Watched::Bell) => true,
+            (Rest::Until(at), Watched::Until(watched)) => *watched <= at,
+            (Rest::Until(_) | Rest::Blocked(_), _) => false,
         };
+        // Here, where all that it looks at has just been used: a timer of each viewer would cost more than the look.
+        state.look(now, &self.outlet, &self.figures);
         if !is_seen {
             self.waits.notify_one();
         }
@@ -133,10 +147,11 @@ impl Media {
     /// Sends what waits, as far as the network takes it.
     pub(crate) fn send(&self) -> Rest {
         let mut state = self.lock();
-        let rest = state.send(Instant::now(), &self.outlet, &self.figures);
+        let rest = state.send(Instant::now(), None, &self.outlet, &self.figures);
         state.watched = match &rest {
-            Rest::Until(at) => Some(*at),
-            Rest::Done | Rest::Blocked(_) => None,
+            Rest::Until(at) => Watched::Until(*at),
+            Rest::Blocked(Some(_)) => Watched::Bell,
+            Rest::Done | Rest::Blocked(None) => Watched::Nothing,
         };
         rest
     }
@@ -179,23 +194,14 @@ impl Media {
         wishes
     }
 
-    /// Looks, twice a second, at what was heard of how the network does, and says what has gone. Returns when it is to be looked again, and what was
-    /// learnt if the network takes less than there is, for the first time.
-    pub(crate) fn look(&self) -> (Instant, Option<(u64, Report)>) {
+    /// Looks at what was heard where no unit gave occasion to. Returns when to see whether that is so again.
+    pub(crate) fn look(&self) -> Instant {
         let mut state = self.lock();
         let now = Instant::now();
-        if now < state.looked + LOOK && state.looks > 0 {
-            return (state.looked + LOOK, None);
+        if state.looked.is_none_or(|looked| now >= looked + LATE) {
+            state.look(now, &self.outlet, &self.figures);
         }
-        let was_free = state.budget.bits_per_second().is_none();
-        let report = state.arrived.look();
-        state.budget.handle_report(now, report);
-        if state.looks.is_multiple_of(LOOKS) {
-            state.report(now, &self.outlet);
-        }
-        state.looks += 1;
-        state.looked = now;
-        (now + LOOK, state.budget.bits_per_second().filter(|_| was_free).map(|bits| (bits, report)))
+        state.looked.unwrap_or(now) + LATE
     }
 
     /// Says that there is no more (RFC 3550 6.6).
@@ -208,55 +214,89 @@ impl Media {
             rtcp::write_bye(out.ssrc(), &mut bye);
             burst.put(&self.outlet, way, bye.len() + srtp.rtcp_overhead(), |out| srtp.protect_rtcp(out, &bye));
         }
-        burst.flush(&self.outlet);
+        burst.finish(&self.outlet);
     }
 }
 
 impl State {
-    fn send(&mut self, now: Instant, outlet: &Outlet, figures: &SessionFigures) -> Rest {
+    /// Sends what waits, and behind that `first`, which is there where nothing waits.
+    fn send(&mut self, now: Instant, mut first: Option<Waiting>, outlet: &Outlet, figures: &SessionFigures) -> Rest {
         let left_out = self.backlog.thin(now);
         if left_out > 0 {
             figures.count_gap(left_out as u64);
         }
-        let mut room = ROOM;
-        while !self.backlog.is_empty() && room > 0 {
-            let Some(way) = self.way else { return Rest::Blocked(None) };
-            if room == ROOM && !outlet.has_room(way.path) {
-                return Rest::Blocked(outlet.written(way.path));
-            }
+        let way = self.way.filter(|way| outlet.has_room(way.path));
+        let Some(way) = way else {
+            first.into_iter().for_each(|waiting| self.backlog.put_back(waiting));
+            let bell = self.way.filter(|_| !self.backlog.is_empty()).map(|way| outlet.written(way.path));
+            return if self.backlog.is_empty() { Rest::Done } else { Rest::Blocked(bell.flatten()) };
+        };
+        let mut room = if way.path.tcp { ROOM } else { ROOM_UDP };
+        while room > 0 {
             let allowed = self.budget.allows(now);
-            let Some(mut waiting) = self.backlog.pop(allowed) else { break };
+            if let Some(waiting) = first.take_if(|waiting| !allowed && waiting.unit.kind == Kind::Video) {
+                self.backlog.put_back(waiting);
+            }
+            let Some(mut waiting) = first.take().or_else(|| self.backlog.pop(allowed)) else { break };
             let is_picture = waiting.unit.kind == Kind::Video;
             let out = if is_picture { &mut self.video } else { &mut self.audio };
             let Some(out) = out else { continue };
             let ticks = wrapped(waiting.pts.to_ticks(out.clock_hz()));
-            let unit = waiting.unit.clone();
-            if waiting.next == 0 {
-                out.begin(now, &unit, ticks, waiting.shown);
-            }
-            for packet in unit.packets.iter().skip(waiting.next) {
+            let (mut next, mut is_blocked) = (waiting.next, false);
+            for packet in waiting.unit.packets.iter().skip(next) {
                 if room == 0 || (is_picture && !self.budget.allows(now)) {
                     break;
                 }
+                let bytes = out.bytes_of(packet) + self.srtp.rtp_overhead();
+                is_blocked = !self.burst.has_room(outlet, way, bytes);
+                if is_blocked {
+                    break;
+                }
+                if next == 0 {
+                    out.begin(now, &waiting.unit, ticks, waiting.shown);
+                }
                 let cut = out.cut(packet, ticks, &mut self.wide);
-                let bytes = cut.bytes() + self.srtp.rtp_overhead();
-                self.burst.put(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
+                self.burst.append(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
                 room -= 1;
-                waiting.next += 1;
+                next += 1;
                 self.budget.spend(packet.payload.len());
             }
-            if waiting.next < unit.packets.len() {
+            waiting.next = next;
+            if next < waiting.unit.packets.len() {
                 self.backlog.put_back(waiting);
+                if is_blocked {
+                    return Rest::Blocked(outlet.written(way.path));
+                }
                 break;
             }
-            figures.count(unit.bytes as u64, 1);
-            figures.set_sent(unit.pts);
+            figures.count(waiting.unit.bytes as u64, 1);
+            figures.set_sent(waiting.unit.pts);
         }
-        self.burst.flush(outlet);
+        if !self.burst.flush(outlet) {
+            return Rest::Blocked(outlet.written(way.path));
+        }
         match self.backlog.is_empty() {
             true => Rest::Done,
             false if room == 0 => Rest::Until(now),
             false => Rest::Until(self.budget.again()),
+        }
+    }
+
+    /// Looks, twice a second, at what was heard of how the network does, and says what has gone.
+    fn look(&mut self, now: Instant, outlet: &Outlet, figures: &SessionFigures) {
+        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+            return;
+        }
+        self.looked = Some(now);
+        let was_free = self.budget.bits_per_second().is_none();
+        let report = self.arrived.look();
+        self.budget.handle_report(now, report);
+        if self.told.is_none_or(|told| now >= told + TELL) {
+            self.report(now, outlet);
+        }
+        if let Some(bits) = self.budget.bits_per_second().filter(|_| was_free) {
+            let (stream, session) = (&figures.stream, figures.id);
+            tracing::info!(%stream, session, bits, ?report, "a viewer's network takes less than the stream: pictures are left out");
         }
     }
 
@@ -273,6 +313,10 @@ impl State {
     fn send_again(&mut self, now: Instant, outlet: &Outlet, nack: &Nack, asked: &mut usize) {
         let Some(out) = self.video.as_mut().filter(|out| out.ssrc() == nack.ssrc) else { return };
         let Some(way) = self.way else { return };
+        // The kernel takes nothing: it will be asked for once more.
+        if !self.burst.flush(outlet) {
+            return;
+        }
         for sequence in nack.sequences() {
             if *asked == 0 || !outlet.has_room(way.path) {
                 break;
@@ -283,19 +327,22 @@ impl State {
             self.burst.put(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
             self.budget.spend(cut.body.len());
         }
-        self.burst.flush(outlet);
+        self.burst.finish(outlet);
     }
 
     /// Says what has gone, and which of it is shown now.
     fn report(&mut self, now: Instant, outlet: &Outlet) {
         let Some(way) = self.way else { return };
+        if !self.burst.flush(outlet) {
+            return;
+        }
         let ntp = Ntp::of(SystemTime::now());
-        let reports = [&self.video, &self.audio].into_iter().flatten().filter_map(|out| out.report(now, ntp));
-        for report in reports {
+        for report in [&self.video, &self.audio].into_iter().flatten().filter_map(|out| out.report(now, ntp)) {
+            self.told = Some(now);
             let bytes = report.len() + self.srtp.rtcp_overhead();
             self.burst.put(outlet, way, bytes, |out| self.srtp.protect_rtcp(out, &report));
         }
-        self.burst.flush(outlet);
+        self.burst.finish(outlet);
         self.arrived.tell(now, ntp);
     }
 }
@@ -315,6 +362,7 @@ mod tests {
     use culvert_hub::{Hub, HubLimits, Identity, Source};
     use str0m::crypto::dtls::SrtpProfile;
     use str0m::crypto::from_feature_flags;
+    use tokio::time::{advance, timeout};
 
     use super::*;
     use crate::keys::Agreed;
@@ -340,7 +388,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(40))).unwrap();
         let udp = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        udp.writable().await.unwrap();
+        udp.turn().await;
         let crypto = from_feature_flags();
         let agreed = Agreed { profile: SrtpProfile::AEAD_AES_128_GCM, material: vec![5; 56], is_active: false };
         let (srtp, _) = Srtp::new(&crypto, &agreed).unwrap();
@@ -348,7 +396,8 @@ mod tests {
         let source = Source { protocol: "webrtc", remote: socket.local_addr().unwrap() };
         let publisher = hub.publish(&"live/a".parse().unwrap(), source, Identity::anonymous()).unwrap();
         let figures = publisher.session().figures().clone();
-        let media = Media::new(srtp, Outlet::new(Some(udp), Routes::default()), Some(out(10)), None, figures.clone());
+        let outlet = Outlet::new(Some(udp.clone()), Routes::default());
+        let media = Media::new(srtp, outlet, Some(out(10)), None, figures.clone());
         assert!(media.begin(vec![numbered(4, 2), numbered(5, 1)], 5));
         // The crew is behind what it began with; and then a unit that it did not have.
         (3..=6).for_each(|number| media.push(&numbered(number, 1)));
@@ -362,10 +411,6 @@ mod tests {
         let seen: Vec<_> = sent.iter().map(|(sequence, length, _)| (*sequence, *length - 44)).collect();
         assert_eq!(seen, [(10, 1), (11, 2), (12, 1), (13, 1)]);
         assert_eq!(figures.frames(), 3);
-        assert!(media.look().1.is_none());
-        let (_, length, report) = next(&socket).unwrap();
-        assert!(is_rtcp(&report) && length > 28 + 20 && next(&socket).is_none());
-        assert!(media.look().1.is_none() && next(&socket).is_none(), "once a second");
         // A packet and the second one behind it; of an SSRC that is not ours; a key frame.
         let nack = |ssrc, low, others| [0x81, 205, 0, 3, 0, 0, 0, 1, 0, 0, 0, ssrc, 0, low, 0, others];
         let compound = [&nack(7, 11, 0b10)[..], &nack(8, 12, 0), &[0x81, 206, 0, 2, 0, 0, 0, 1, 0, 0, 0, 7]].concat();
@@ -377,6 +422,12 @@ mod tests {
             [(5, 4), (6, 3)]
         );
         assert!(again.iter().all(|(.., bytes)| bytes[1] & 0x7f == 97 && bytes[11] == 8));
+        advance(LATE).await;
+        media.look();
+        let (_, length, report) = next(&socket).unwrap();
+        assert!(is_rtcp(&report) && length > 28 + 20 && next(&socket).is_none());
+        media.look();
+        assert!(next(&socket).is_none(), "once a second");
         // Others were passed over: the next that goes is a key frame.
         let mut delta = Arc::try_unwrap(numbered(9, 1)).unwrap();
         delta.key = false;
@@ -384,6 +435,20 @@ mod tests {
         assert!(next(&socket).is_none() && figures.gaps() == (1, 2));
         media.push(&numbered(10, 1));
         assert_eq!(next(&socket).map(|(sequence, ..)| sequence), Some(14));
+        // The kernel takes nothing for a while: all of it waits, and what comes meanwhile behind it.
+        udp.refuse(3);
+        media.push(&numbered(11, 3));
+        media.waits().await;
+        let Rest::Blocked(Some(bell)) = media.send() else { panic!("it is to wait") };
+        media.push(&numbered(12, 1));
+        assert!(next(&socket).is_none());
+        let turn = bell.rung().await;
+        assert!(timeout(Duration::from_millis(1), udp.turn()).await.is_err(), "one at a time");
+        assert!(turn.is_some() && matches!(media.send(), Rest::Done));
+        drop(turn);
+        udp.turn().await;
+        let sent: Vec<_> = std::iter::from_fn(|| next(&socket)).filter(|(.., bytes)| !is_rtcp(bytes)).collect();
+        assert_eq!(sent.iter().map(|(sequence, ..)| *sequence).collect::<Vec<_>>(), [15, 16, 17, 18]);
         media.bye();
         assert!(next(&socket).is_some_and(|(.., bytes)| is_rtcp(&bytes)));
     }

@@ -160,6 +160,15 @@ impl Out {
         again.gone.push_back(Gone { unit: unit.clone(), first: self.next, ticks, at: now });
     }
 
+    /// How many bytes [`Out::cut`] makes of a packet.
+    pub(crate) fn bytes_of(&self, packet: &Packet) -> usize {
+        HEADER_BYTES + self.extensions().bytes.len() + packet.payload.len()
+    }
+
+    fn extensions(&self) -> &Extensions {
+        if self.is_known { &self.bare } else { &self.named }
+    }
+
     /// The next packet of the unit that goes out. `wide` counts all packets of the session.
     pub(crate) fn cut<'a>(&'a mut self, packet: &'a Packet, ticks: u32, wide: &mut u64) -> Cut<'a> {
         let index = self.next;

@@ -85,8 +85,8 @@ impl Drop for Open {
     }
 }
 
-/// How often the agent of a player, which is silent, says by a report that does not go out which path is agreed upon.
-const PATHS: Duration = Duration::from_millis(250);
+/// How often the agent of a player, which is silent, makes a report that does not go out: hardly ever.
+const SILENT: Duration = Duration::from_secs(3600);
 
 /// What goes wrong, with what to tell: status, a stable word, a sentence.
 pub(crate) struct Fault(pub(crate) u16, pub(crate) &'static str, pub(crate) String);
@@ -249,7 +249,7 @@ impl WebRtc {
         }
         let mut config = self.config();
         if is_player {
-            config = config.set_rtcp_report_interval_video(PATHS).set_rtcp_report_interval_audio(PATHS);
+            config = config.set_rtcp_report_interval_video(SILENT).set_rtcp_report_interval_audio(SILENT);
             // What is agreed upon is what `Out` writes.
             config = config.clear_extension_map();
             for (id, extension) in (1..).zip(EXTENSIONS) {

@@ -3,11 +3,14 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::routes::{Datagram, Path, Routes};
@@ -22,6 +25,16 @@ pub(crate) struct Udp(Arc<Inner>);
 struct Inner {
     socket: UdpSocket,
     state: UdpSocketState,
+    /// Those who wait until the kernel takes more.
+    turns: Arc<Semaphore>,
+    /// Refuses so many sends as if the kernel's buffer were full.
+    #[cfg(test)]
+    refusals: std::sync::atomic::AtomicUsize,
+}
+
+/// It is somebody's turn to send what the kernel did not take before.
+pub(crate) struct Turn {
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Udp {
@@ -29,13 +42,32 @@ impl Udp {
     pub(crate) fn bind(address: SocketAddr) -> io::Result<Udp> {
         let socket = culvert_net::udp::bind(address)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        Ok(Udp(Arc::new(Inner { socket, state })))
+        let turns = Arc::new(Semaphore::new(1));
+        #[cfg(test)]
+        let refusals = Default::default();
+        Ok(Udp(Arc::new(Inner {
+            socket,
+            state,
+            turns,
+            #[cfg(test)]
+            refusals,
+        })))
     }
 
-    /// Returns once the runtime knows that it takes datagrams; until then a new one refuses them.
+    /// Returns when it takes datagrams, and those have had their turn who waited before. Cancel safe.
+    pub(crate) async fn turn(&self) -> Turn {
+        let turn = self.0.turns.clone().acquire_owned().await;
+        let (Ok(_turn), Ok(())) = (turn, self.0.socket.writable().await) else {
+            // The runtime ends, and this with it.
+            return std::future::pending().await;
+        };
+        Turn { _turn }
+    }
+
+    /// Lets it refuse so many sends.
     #[cfg(test)]
-    pub(crate) async fn writable(&self) -> io::Result<()> {
-        self.0.socket.writable().await
+    pub(crate) fn refuse(&self, sends: usize) {
+        self.0.refusals.store(sends, Ordering::Relaxed);
     }
 
     /// How many datagrams of one size may go at once.
@@ -43,9 +75,13 @@ impl Udp {
         self.0.state.max_gso_segments().max(1)
     }
 
-    /// Sends datagrams of `size` bytes each, of which the last may be shorter, from `from` where that is known. What the kernel does not
-    /// take is lost, as the network may lose it.
+    /// Sends datagrams of `size` bytes each, of which the last may be shorter, from `from` where that is known. All of them or, with an error, none;
+    /// [`io::ErrorKind::WouldBlock`]: the kernel has too many already.
     pub(crate) fn send(&self, to: SocketAddr, from: Option<IpAddr>, data: &[u8], size: usize) -> io::Result<()> {
+        #[cfg(test)]
+        if self.0.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let segment_size = (data.len() > size).then_some(size);
         let transmit = Transmit { destination: to, ecn: None, contents: data, segment_size, src_ip: from };
         let socket = &self.0.socket;

@@ -1,18 +1,19 @@
 //! Players: an answer to an offer, and a task that keeps the session. What is sent goes by [`Media`].
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_hub::{Hub, Session};
+use culvert_hub::{Hub, Session, SessionFigures};
 use culvert_media::{Codec, Kind};
 use str0m::crypto::CryptoProvider;
 use str0m::format::CodecConfig;
 use str0m::media::Mid;
 use str0m::{Event, IceConnectionState, RtcError};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::burst::Bell;
 use crate::crowd::Place;
 use crate::feed::{Over, Seat};
 use crate::link::Link;
@@ -20,6 +21,7 @@ use crate::media::{Media, Rest};
 use crate::offer::Chosen;
 use crate::out::Out;
 use crate::srtp::{Heard, Srtp};
+use crate::udp::Turn;
 
 /// How long a peer may take to agree on keys.
 pub(crate) const CONNECT: Duration = Duration::from_secs(30);
@@ -71,6 +73,8 @@ struct Run<'a> {
     ask: Option<Instant>,
     /// When it is to be back that has begun ICE anew.
     returns: Option<Instant>,
+    /// It may send what the kernel did not take before, and others wait until it has.
+    turn: Option<Turn>,
     /// When it last wished for a key frame.
     wished: Option<Instant>,
     events: Vec<Event>,
@@ -104,6 +108,7 @@ impl Player {
             heard: None,
             ask: None,
             returns: None,
+            turn: None,
             wished: None,
             events: Vec::new(),
         };
@@ -133,6 +138,8 @@ impl Run<'_> {
 
     async fn turn(&mut self, hub: &Hub) -> Result<Ended, Ended> {
         let (deadline, unfound) = (Instant::now() + CONNECT, Instant::now() + FIND);
+        let Player { session, closed, .. } = &*self.player;
+        let mut ended = pin!(ended(session.figures().clone(), closed.clone(), hub));
         loop {
             let due = self.settle()?;
             // Only now: its media lines are heard of after that it is connected.
@@ -144,10 +151,11 @@ impl Run<'_> {
             if let Some(media) = self.media.clone() {
                 self.guide(&media);
                 rest = media.send();
+                self.turn = None;
                 if self.returns.is_some_and(|returns| returns <= Instant::now()) {
                     return Err(Ended::Lost("it began ICE anew and did not come back"));
                 }
-                limit = Some(self.look(&media)).into_iter().chain(self.ask).chain(self.returns).min();
+                limit = Some(media.look()).into_iter().chain(self.ask).chain(self.returns).min();
             } else {
                 let until = if self.player.link.is_found() { deadline } else { unfound };
                 if Instant::now() >= until {
@@ -162,23 +170,26 @@ impl Run<'_> {
                 Rest::Blocked(bell) => (None, bell),
             };
             let wake = [Some(due), limit, later].into_iter().flatten().min().unwrap_or(due);
-            let Player { link, session, seat, closed, .. } = &mut *self.player;
-            tokio::select! {
-                heard = link.hear() => match heard {
-                    Some(heard) => {
+            loop {
+                let Player { link, seat, .. } = &mut *self.player;
+                tokio::select! {
+                    heard = link.hear() => {
+                        let heard = heard.ok_or(Ended::Lost("its entry is gone"))?;
                         if let Some(rtcp) = link.handle(heard) {
+                            // None of the agent's business, of which each viewer has some 100 KB that are in no cache.
                             self.hear(&rtcp);
+                            continue;
                         }
                     }
-                    None => return Err(Ended::Lost("its entry is gone")),
-                },
-                () = waits(self.media.as_deref()) => {}
-                () = written(bell.as_deref()) => {}
-                () = sleep_until(wake) => if due <= Instant::now() {
-                    link.tick()?;
-                },
-                over = seat.over() => return Ok(Ended::Over(over)),
-                why = ended(session, closed, hub) => return Ok(Ended::Closed(why)),
+                    () = waits(self.media.as_deref()) => {}
+                    turn = rung(bell.as_ref()) => self.turn = turn,
+                    () = sleep_until(wake) => if due <= Instant::now() {
+                        link.tick()?;
+                    },
+                    over = seat.over() => return Ok(Ended::Over(over)),
+                    why = &mut ended => return Ok(Ended::Closed(why)),
+                }
+                break;
             }
         }
     }
@@ -282,17 +293,6 @@ impl Run<'_> {
             self.handle_wish();
         }
     }
-
-    /// Looks at what it said of how its network does. Returns when to look again.
-    fn look(&self, media: &Media) -> Instant {
-        let (again, learnt) = media.look();
-        if let Some((bits, report)) = learnt {
-            let figures = self.player.session.figures();
-            let (stream, session) = (&figures.stream, figures.id);
-            tracing::info!(%stream, session, bits, ?report, "a viewer's network takes less than the stream: pictures are left out");
-        }
-        again
-    }
 }
 
 /// The first number of a track's packets. Without any the first is 0, which is no secret to who can decipher the rest.
@@ -303,7 +303,7 @@ fn first_number() -> u16 {
 }
 
 /// Returns when somebody ends it, and why.
-async fn ended(session: &Session, closed: &CancellationToken, hub: &Hub) -> &'static str {
+async fn ended(session: Arc<SessionFigures>, closed: CancellationToken, hub: &Hub) -> &'static str {
     tokio::select! {
         () = session.cancelled() => "closed by who runs this node",
         () = closed.cancelled() => "it said goodbye",
@@ -311,9 +311,9 @@ async fn ended(session: &Session, closed: &CancellationToken, hub: &Hub) -> &'st
     }
 }
 
-async fn written(line: Option<&Notify>) {
-    match line {
-        Some(line) => line.notified().await,
+async fn rung(bell: Option<&Bell>) -> Option<Turn> {
+    match bell {
+        Some(bell) => bell.rung().await,
         None => std::future::pending().await,
     }
 }
