@@ -15,8 +15,6 @@ use crate::udp::{Turn, Udp};
 const BURST_BYTES: usize = 60 << 10;
 /// Most packets that are put on their way before it is looked whether a TCP connection takes more, and before others have their turn.
 pub(crate) const ROOM: usize = 128;
-/// By UDP: a key frame of half a megabyte goes in one go.
-pub(crate) const ROOM_UDP: usize = 512;
 
 thread_local! {
     /// Where bursts are put together: no peer needs a place of its own for what is gone when its task rests.
@@ -49,7 +47,12 @@ impl Outlet {
 
     /// What rings when a connection has taken some of what waits, or the kernel some of what is for the network; none where the connection is gone.
     pub(crate) fn written(&self, path: Path) -> Option<Bell> {
-        if path.tcp { self.routes.written(path.peer).map(Bell::Connection) } else { self.udp.clone().map(Bell::Socket) }
+        if path.tcp { self.routes.written(path.peer).map(Bell::Connection) } else { self.kernel() }
+    }
+
+    /// What rings when the kernel takes datagrams.
+    pub(crate) fn kernel(&self) -> Option<Bell> {
+        self.udp.clone().map(Bell::Socket)
     }
 }
 

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
-use bytes::Bytes;
 use culvert_formats::rtp::is_rtcp;
 use str0m::change::SdpOffer;
 use str0m::net::{DatagramRecv, Protocol, Receive, Transmit};
@@ -13,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::answer::{fragment, placed, restarted};
-use crate::burst::{Burst, Outlet, Way};
+use crate::burst::{Bell, Burst, Outlet, Way};
 use crate::keys::{Agreed, Keys};
 use crate::proof::{ASK, Proof, Remote, Verdict};
 use crate::routes::{Datagram, Entry, Path};
@@ -43,8 +42,10 @@ pub(crate) struct Link {
     proof: Proof,
     /// The path that the agents have agreed upon.
     path: Option<Path>,
-    /// Another one that the peer has chosen since, to which nothing has gone yet.
+    /// Another one, by which the peer has spoken since and where nobody has answered yet.
     chosen: Option<Path>,
+    /// Keys are agreed upon.
+    is_agreed: bool,
     /// Where what keys are agreed upon by went to.
     agreeing: HashSet<IpAddr>,
     /// Where media is sent by somebody else: the agent is silent of it, and its own reports do not go out. Two that count their packets apart would
@@ -83,6 +84,7 @@ impl Link {
             proof,
             path: None,
             chosen: None,
+            is_agreed: false,
             agreeing: HashSet::new(),
             keys,
             burst: Burst::default(),
@@ -109,7 +111,7 @@ impl Link {
     }
 
     /// Takes what was heard. Returns what is none of the agent's business: RTCP, enciphered, where it is silent.
-    pub(crate) fn handle(&mut self, heard: Heard) -> Option<Bytes> {
+    pub(crate) fn handle(&mut self, heard: Heard) -> Option<Datagram> {
         match heard {
             Heard::Datagram(datagram) => return self.take(datagram),
             Heard::Restart(Restart { remote, answer }) => {
@@ -127,13 +129,14 @@ impl Link {
         let name = self.rtc.direct_api().local_ice_credentials().ufrag;
         self.entry.rename(&name);
         self.proof.restart(remote, &name);
+        self.chosen = None;
         // It comes from others from now on.
         self.peers.retain(|peer, _| self.path.is_some_and(|path| path.peer == *peer));
         Ok(fragment(&placed(&answer.to_sdp_string())))
     }
 
     /// Takes what came. What is wrong with it is counted, and nobody is told (security.md S21).
-    fn take(&mut self, datagram: Datagram) -> Option<Bytes> {
+    fn take(&mut self, datagram: Datagram) -> Option<Datagram> {
         let Path { tcp, peer } = datagram.path;
         // More addresses than a peer has: the agent would keep them all.
         if self.peers.len() >= PEERS && !self.peers.contains_key(&peer) {
@@ -148,11 +151,7 @@ impl Link {
             && datagram.data.first().is_some_and(|first| MEDIA.contains(first))
             && is_rtcp(&datagram.data)
         {
-            return Some(datagram.data);
-        }
-        // The agent stays with the first of two that are worth the same, also where a router has made the second of it and nobody is at the first.
-        if self.is_silent() && self.path.is_some_and(|path| path != datagram.path) && self.is_choice(&datagram.data) {
-            self.chosen = Some(datagram.path);
+            return Some(datagram);
         }
         let Ok(contents) = DatagramRecv::try_from(&datagram.data[..]) else {
             self.refused += 1;
@@ -186,11 +185,6 @@ impl Link {
         }
     }
 
-    fn is_choice(&mut self, data: &[u8]) -> bool {
-        let password = self.rtc.direct_api().local_ice_credentials().pass;
-        self.proof.is_choice(data, &password)
-    }
-
     fn send(&mut self, transmit: Transmit) {
         let tcp = transmit.proto != Protocol::Udp;
         let peer = transmit.destination;
@@ -201,8 +195,8 @@ impl Link {
         // All but ICE itself, whose first two bits and the next five are 0 (RFC 7983 7).
         if first > 3 {
             let path = Path { tcp, peer };
-            // Of one that is silent the peer's choice is known.
-            if !self.is_silent() || self.agreeing.is_empty() {
+            // From then on the peer says itself where it is.
+            if !self.is_silent() || !self.is_agreed {
                 self.path = Some(path);
             }
             if self.is_silent() && MEDIA.contains(&first) {
@@ -231,17 +225,28 @@ impl Link {
         }
     }
 
-    /// The way that media takes. Else when to look again; what comes may say so earlier.
-    pub(crate) fn media_way(&mut self, now: Instant) -> Result<Way, Instant> {
-        // Who says so may be another than the peer: until somebody has answered there, media goes on to where it went.
-        if let Some(chosen) = self.chosen
-            && self.may_send(now, chosen).is_ok()
-        {
-            (self.path, self.chosen) = (Some(chosen), None);
+    /// The peer has spoken by this path, in words that are its own and new: that is the one it uses. The agent would stay with the first of two that
+    /// are worth the same, also where a router has made the second of it and nobody is at the first. True: it is another than media takes.
+    pub(crate) fn follow(&mut self, path: Path) -> bool {
+        self.chosen = (self.path != Some(path)).then_some(path);
+        self.chosen.is_some()
+    }
+
+    /// The way that media takes, and when to look again where that may be another then; what comes may say so earlier. Somebody else may have sent on
+    /// what the peer said: until somebody has answered at another address, media goes on to where it went.
+    pub(crate) fn media_way(&mut self, now: Instant) -> (Option<Way>, Option<Instant>) {
+        let mut again = None;
+        if let Some(chosen) = self.chosen {
+            match self.may_send(now, chosen) {
+                Ok(()) => (self.path, self.chosen) = (Some(chosen), None),
+                Err(until) => again = Some(until),
+            }
         }
-        let path = self.path.ok_or(now + ASK)?;
-        self.may_send(now, path)?;
-        Ok(self.way(path))
+        let Some(path) = self.path else { return (None, Some(now + ASK)) };
+        match self.may_send(now, path) {
+            Ok(()) => (Some(self.way(path)), again),
+            Err(until) => (None, Some(again.map_or(until, |again| again.min(until)))),
+        }
     }
 
     pub(crate) fn outlet(&self) -> &Outlet {
@@ -263,6 +268,7 @@ impl Link {
     pub(crate) fn prove(&mut self) {
         let only = self.agreeing.iter().next().filter(|_| self.agreeing.len() == 1).copied();
         self.proof.begin(only);
+        self.is_agreed = true;
     }
 
     /// Whether somebody with the right checksum has been heard.
@@ -270,9 +276,9 @@ impl Link {
         self.entry.is_bound()
     }
 
-    /// Gives to the kernel what waits to go.
-    pub(crate) fn flush(&mut self) {
-        self.burst.finish(&self.outlet);
+    /// Gives to the kernel what waits to go. Some: it takes nothing at this moment, and this rings when it does.
+    pub(crate) fn flush(&mut self) -> Option<Bell> {
+        if self.burst.flush(&self.outlet) { None } else { self.outlet.kernel() }
     }
 
     /// Says goodbye.
@@ -280,7 +286,7 @@ impl Link {
         // What cannot be said any more does not matter any more.
         if self.rtc.close().is_ok() {
             let _ = self.drain(&mut Vec::new());
-            self.flush();
+            self.burst.finish(&self.outlet);
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::arrived::{Arrived, FIRST};
 use crate::backlog::{Backlog, Waiting};
 use crate::budget::Budget;
-use crate::burst::{Bell, Burst, Outlet, ROOM, ROOM_UDP, Way};
+use crate::burst::{Bell, Burst, Outlet, ROOM, Way};
 use crate::feed::Unit;
 use crate::out::Out;
 use crate::srtp::Srtp;
@@ -131,7 +131,17 @@ impl Media {
         }
         state.newest = unit.number;
         state.budget.want(unit.bytes);
-        let first = state.backlog.push(now, unit.clone());
+        let mut first = state.backlog.push(now, unit.clone());
+        // Others were there before: it has its turn.
+        if matches!(state.watched, Watched::Bell) && state.way.is_some_and(|way| !way.path.tcp) {
+            first.take().into_iter().for_each(|waiting| state.backlog.put_back(waiting));
+            let left_out = state.backlog.thin(now);
+            if left_out > 0 {
+                self.figures.count_gap(left_out as u64);
+            }
+            state.look(now, &self.outlet, &self.figures);
+            return;
+        }
         let is_seen = match (state.send(now, first, &self.outlet, &self.figures), &state.watched) {
             (Rest::Done, _) | (Rest::Blocked(Some(_)), Watched::Bell) => true,
             (Rest::Until(at), Watched::Until(watched)) => *watched <= at,
@@ -163,7 +173,12 @@ impl Media {
 
     /// Where media goes from now on; none: nowhere for now.
     pub(crate) fn set_way(&self, way: Option<Way>) {
-        self.lock().way = way;
+        let mut state = self.lock();
+        if state.way != way {
+            // What waits is for where it went.
+            state.burst.finish(&self.outlet);
+            state.way = way;
+        }
     }
 
     /// How much the network takes, where that is less than there is.
@@ -231,7 +246,7 @@ impl State {
             let bell = self.way.filter(|_| !self.backlog.is_empty()).map(|way| outlet.written(way.path));
             return if self.backlog.is_empty() { Rest::Done } else { Rest::Blocked(bell.flatten()) };
         };
-        let mut room = if way.path.tcp { ROOM } else { ROOM_UDP };
+        let mut room = ROOM;
         while room > 0 {
             let allowed = self.budget.allows(now);
             if let Some(waiting) = first.take_if(|waiting| !allowed && waiting.unit.kind == Kind::Video) {
@@ -436,7 +451,7 @@ mod tests {
         media.push(&numbered(10, 1));
         assert_eq!(next(&socket).map(|(sequence, ..)| sequence), Some(14));
         // The kernel takes nothing for a while: all of it waits, and what comes meanwhile behind it.
-        udp.refuse(3);
+        udp.refuse(2);
         media.push(&numbered(11, 3));
         media.waits().await;
         let Rest::Blocked(Some(bell)) = media.send() else { panic!("it is to wait") };

@@ -119,14 +119,6 @@ impl Proof {
         }
     }
 
-    /// Whether this is a request, with our own password, that says that the path it came by is to be used (RFC 8445 7.3.1.5). Of two such paths the
-    /// peer uses the one that it spoke of last.
-    pub(crate) fn is_choice(&self, data: &[u8], own_password: &str) -> bool {
-        let Ok(message) = StunMessage::parse(data) else { return false };
-        let hmac = |key: &[u8], parts: &[&[u8]]| self.crypto.sha1_hmac_provider.sha1_hmac(key, parts);
-        message.is_binding_request() && message.use_candidate() && message.verify(own_password.as_bytes(), hmac)
-    }
-
     /// Whether this is an answer to a question of ours; then its address is proven from now on.
     pub(crate) fn take(&mut self, peer: SocketAddr, data: &[u8]) -> bool {
         // A success response (RFC 8489 5).
@@ -188,23 +180,6 @@ mod tests {
         assert!(proof.take(other, &good) && matches!(proof.may(now, other), Verdict::Send));
         // And then no more to where it was.
         assert!(matches!(proof.may(now, first), Verdict::Ask(_)));
-    }
-
-    #[test]
-    fn a_path_is_chosen_by_who_has_our_password() {
-        let proof = proof();
-        let request = |password: &str, chooses: bool| {
-            let message = StunMessage::binding_request("us:them", TransId::new(), true, 0, PRIORITY, chooses);
-            let mut bytes = vec![0; REQUEST_BYTES];
-            let hmac = |key: &[u8], parts: &[&[u8]]| proof.crypto.sha1_hmac_provider.sha1_hmac(key, parts);
-            let length = message.to_bytes(Some(password.as_bytes()), &mut bytes, hmac).unwrap();
-            bytes.truncate(length);
-            bytes
-        };
-        assert!(proof.is_choice(&request("secret of ours", true), "secret of ours"));
-        assert!(!proof.is_choice(&request("secret of ours", false), "secret of ours"), "it only asks");
-        assert!(!proof.is_choice(&request("guessed", true), "secret of ours"));
-        assert!(!proof.is_choice(b"\x00\x01junk", "secret of ours"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::link::Link;
 use crate::media::{Media, Rest};
 use crate::offer::Chosen;
 use crate::out::Out;
+use crate::routes::Datagram;
 use crate::srtp::{Heard, Srtp};
 use crate::udp::Turn;
 
@@ -163,26 +164,27 @@ impl Run<'_> {
                 }
                 limit.replace(until);
             }
-            self.player.link.flush();
+            let full = self.player.link.flush();
             let (later, bell) = match rest {
                 Rest::Done => (None, None),
                 Rest::Until(at) => (Some(at), None),
                 Rest::Blocked(bell) => (None, bell),
             };
             let wake = [Some(due), limit, later].into_iter().flatten().min().unwrap_or(due);
+            let bell = bell.or(full);
+            let mut rung = pin!(rung(bell.as_ref()));
             loop {
                 let Player { link, seat, .. } = &mut *self.player;
                 tokio::select! {
                     heard = link.hear() => {
                         let heard = heard.ok_or(Ended::Lost("its entry is gone"))?;
-                        if let Some(rtcp) = link.handle(heard) {
-                            // None of the agent's business, of which each viewer has some 100 KB that are in no cache.
-                            self.hear(&rtcp);
+                        // None of the agent's business, of which each viewer has some 100 KB that are in no cache.
+                        if link.handle(heard).is_some_and(|rtcp| !self.hear(&rtcp)) {
                             continue;
                         }
                     }
                     () = waits(self.media.as_deref()) => {}
-                    turn = rung(bell.as_ref()) => self.turn = turn,
+                    turn = &mut rung => self.turn = turn,
                     () = sleep_until(wake) => if due <= Instant::now() {
                         link.tick()?;
                     },
@@ -213,11 +215,11 @@ impl Run<'_> {
     /// Says where media goes: to where somebody is known to be.
     fn guide(&mut self, media: &Media) {
         let link = &mut self.player.link;
-        let way = link.media_way(Instant::now());
+        let (way, again) = link.media_way(Instant::now());
         // What ends the agreement on keys goes before what is enciphered with them.
         link.flush();
-        self.ask = way.err();
-        media.set_way(way.ok());
+        self.ask = again;
+        media.set_way(way);
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Ended> {
@@ -286,12 +288,15 @@ impl Run<'_> {
         }
     }
 
-    /// What it says of what came.
-    fn hear(&mut self, rtcp: &[u8]) {
-        let (Some(media), Some(heard)) = (&self.media, &mut self.heard) else { return };
-        if heard.open(rtcp).is_some_and(|compound| media.hear(&compound)) {
+    /// What it says of what came. True: it came by another path than media goes.
+    fn hear(&mut self, rtcp: &Datagram) -> bool {
+        let (Some(media), Some(heard)) = (&self.media, &mut self.heard) else { return false };
+        let Some(compound) = heard.open(&rtcp.data) else { return false };
+        let moves = self.player.link.follow(rtcp.path);
+        if media.hear(&compound) {
             self.handle_wish();
         }
+        moves
     }
 }
 
