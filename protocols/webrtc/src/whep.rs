@@ -152,7 +152,6 @@ impl Run<'_> {
             if let Some(media) = self.media.clone() {
                 self.guide(&media);
                 rest = media.send();
-                self.turn = None;
                 if self.returns.is_some_and(|returns| returns <= Instant::now()) {
                     return Err(Ended::Lost("it began ICE anew and did not come back"));
                 }
@@ -165,6 +164,8 @@ impl Run<'_> {
                 limit.replace(until);
             }
             let full = self.player.link.flush();
+            // Also of one that has no media yet: others wait for it.
+            self.turn = None;
             let (later, bell) = match rest {
                 Rest::Done => (None, None),
                 Rest::Until(at) => (Some(at), None),
