@@ -130,6 +130,12 @@ pub struct WhepArgs {
     /// What the pictures have, in Mbit/s.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=50))]
     pub megabits: u32,
+    /// Pictures a second: the fewer, the more datagrams go at once.
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=120))]
+    pub fps: u32,
+    /// Pictures alone; else there is AAC, of which the server makes Opus: 50 datagrams a second, each by itself.
+    #[arg(long)]
+    pub no_sound: bool,
     /// JSON instead of a table.
     #[arg(long)]
     pub json: bool,

@@ -13,7 +13,7 @@ use culvert_formats::flv::{file_header, write_tag};
 
 use crate::args::{Class, FloorArgs};
 use crate::stamp::{Stamp, now_micros};
-use crate::stream::Source;
+use crate::stream::{Shape, Source};
 
 /// What may wait for one connection that does not take its tags in time; beyond, it is closed.
 const MAX_PENDING_BYTES: usize = 4 * 1024 * 1024;
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &FloorArgs) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, args.port)).context("the floor's port")?;
     listener.set_nonblocking(true)?;
     let mut hello = file_header(true, true).to_vec();
-    for (kind, body) in Source::headers() {
+    for (kind, body) in Source::headers(Shape::default()) {
         write_tag(kind, 0, &body, &[], &mut hello);
     }
     let (mut source, start) = (Source::new(), Instant::now());

@@ -14,7 +14,7 @@ use rustix::net::RecvFlags;
 
 use crate::receiver::{INPUT_BYTES, STREAM};
 use crate::stamp::{Stamp, now_micros};
-use crate::stream::{MEGABITS, Source};
+use crate::stream::{Shape, Source};
 
 /// How long the server may take to agree, and a write to go out.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -36,17 +36,16 @@ struct Shared {
 impl Publisher {
     /// Connects and publishes; returns once the server has agreed. Spawns the thread that goes on.
     pub(crate) fn start(server: SocketAddr) -> Result<Publisher> {
-        Publisher::start_at(server, MEGABITS)
+        Publisher::start_with(server, Shape::default())
     }
 
-    /// The same with other pictures' rate, in Mbit/s.
-    pub(crate) fn start_at(server: SocketAddr, megabits: u32) -> Result<Publisher> {
+    /// The same with a stream of this shape.
+    pub(crate) fn start_with(server: SocketAddr, shape: Shape) -> Result<Publisher> {
         let mut line = Line::connect(server).context("publishing by RTMP")?;
         let shared = Arc::new(Shared::default());
         let of_thread = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("publisher".into())
-            .spawn(move || line.publish(&of_thread, Source::at(megabits)))?;
+        let thread =
+            std::thread::Builder::new().name("publisher".into()).spawn(move || line.publish(&of_thread, shape))?;
         Ok(Publisher { shared, thread: Some(thread) })
     }
 
@@ -105,9 +104,9 @@ impl Line {
         Ok(line)
     }
 
-    fn publish(&mut self, shared: &Shared, mut source: Source) -> Result<()> {
-        let (start, mut out) = (Instant::now(), Vec::new());
-        for (kind, body) in Source::headers() {
+    fn publish(&mut self, shared: &Shared, shape: Shape) -> Result<()> {
+        let (mut source, start, mut out) = (Source::of(shape), Instant::now(), Vec::new());
+        for (kind, body) in Source::headers(shape) {
             self.session.write_media(kind, 0, &body, &[], &mut out);
         }
         self.socket.write_all(&out)?;

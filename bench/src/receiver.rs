@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn fragments_are_told_by_their_track_and_whether_one_can_begin_there() {
         use culvert_media::{Codec, Frame, Mux as _, Time, Track, TrackId, Tracks};
-        let source = crate::stream::Source::headers();
+        let source = crate::stream::Source::headers(crate::stream::Shape::default());
         let record = |kind, skip: usize| {
             let header = source.iter().find(|(of, _)| *of == kind).map(|(_, body)| body[skip..].to_vec());
             Bytes::from(header.unwrap())

@@ -1,7 +1,8 @@
 //! The stream that is measured with: 1280x720, 30 fps, 2 Mbit/s of H.264 and 128 kbit/s of AAC, without a picture in it.
 //!
 //! Parameter sets, slice headers and AudioSpecificConfig are those of a real encode; behind the slice headers comes
-//! filler. So everything between a publisher and a viewer's decoder takes it for real, and a decoder does not.
+//! filler. So everything between a publisher and a viewer's decoder takes it for real, and a decoder of pictures does not. Sound is real, for what
+//! turns it into Opus for WebRTC is to have something to do.
 
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use culvert_formats::flv::TagKind;
 use crate::stamp::STAMP_BYTES;
 
 /// Of its pictures, in Mbit/s, where nothing else is said.
-pub(crate) const MEGABITS: u32 = 2;
-/// Pictures a second.
-pub(crate) const FPS: u64 = 30;
+const MEGABITS: u32 = 2;
+/// Pictures a second, where nothing else is said.
+const FPS: u32 = 30;
 /// From key frame to key frame, in pictures: one second.
 pub(crate) const GOP: u64 = 30;
 /// Bytes of all video bodies of a second: 2 Mbit/s.
@@ -41,9 +42,10 @@ const AVCC: &[u8] = &[
 /// How the IDR slice of the same encode begins, NAL header included, and how the P slice behind it does.
 const IDR_SLICE: &[u8] = &[0x65, 0x88, 0x84, 0x7f, 0xd9, 0x67, 0x4c, 0xf8, 0x7a, 0xf4];
 const P_SLICE: &[u8] = &[0x41, 0x9a, 0x3b, 0x1f, 0xc6, 0x1a, 0xeb, 0xfc, 0x1d, 0xbf];
-/// AAC-LC, 48 kHz, stereo; and how a frame of it begins.
+/// AAC-LC, 48 kHz, stereo; and a frame of it, which is followed by itself: `ffmpeg -f lavfi -i anoisesrc=c=pink:r=48000:a=0.3 -c:a aac -b:a 112k`
+/// (ffmpeg 5.1; on two channels). Decoders do not read what comes behind its end.
 const ASC: &[u8] = &[0x11, 0x90];
-const AAC_FRAME: &[u8] = &[0x21, 0x1a, 0x8f, 0xff];
+const AAC_FRAME: &[u8] = include_bytes!("../assets/noise.aac");
 
 /// A tag that is due. Its body ends in a [`crate::stamp::Stamp`], which is made when it is sent.
 #[derive(Clone, Debug)]
@@ -60,12 +62,30 @@ pub(crate) struct Tag {
     pub(crate) body: Bytes,
 }
 
+/// What of a stream may be otherwise.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    /// Of its pictures, in Mbit/s.
+    pub(crate) megabits: u32,
+    /// Pictures a second.
+    pub(crate) fps: u32,
+    /// Whether there is sound.
+    pub(crate) sound: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { megabits: MEGABITS, fps: FPS, sound: true }
+    }
+}
+
 /// Makes the stream, tag by tag, for ever.
 #[derive(Debug)]
 pub(crate) struct Source {
     key: Bytes,
     audio: Bytes,
-    /// Sizes of pictures are those of 2 Mbit/s, multiplied and divided by these.
+    shape: Shape,
+    /// Sizes of pictures are those of 2 Mbit/s and 30 a second, multiplied and divided by these.
     scale: (usize, usize),
     seq: u32,
     pictures: u64,
@@ -81,13 +101,14 @@ impl Default for Source {
 impl Source {
     /// At the beginning.
     pub(crate) fn new() -> Source {
-        Source::at(MEGABITS)
+        Source::of(Shape::default())
     }
 
-    /// At the beginning, with so many Mbit/s of pictures.
-    pub(crate) fn at(megabits: u32) -> Source {
-        let scale = (megabits as usize, MEGABITS as usize);
+    /// At the beginning, of this shape.
+    pub(crate) fn of(shape: Shape) -> Source {
+        let scale = ((shape.megabits * FPS) as usize, (MEGABITS * shape.fps) as usize);
         Source {
+            shape,
             key: video_body(0x17, IDR_SLICE, KEY_BYTES * scale.0 / scale.1),
             audio: filled([&[0xaf, 1], AAC_FRAME].concat(), AUDIO_BYTES),
             scale,
@@ -98,20 +119,18 @@ impl Source {
     }
 
     /// What comes before the first tag, at time 0: metadata and sequence headers.
-    pub(crate) fn headers() -> [(TagKind, Vec<u8>); 3] {
-        [
-            (TagKind::Script, metadata()),
-            (TagKind::Video, [&[0x17, 0, 0, 0, 0], AVCC].concat()),
-            (TagKind::Audio, [&[0xaf, 0], ASC].concat()),
-        ]
+    pub(crate) fn headers(shape: Shape) -> Vec<(TagKind, Vec<u8>)> {
+        let sound = shape.sound.then(|| (TagKind::Audio, [&[0xaf, 0], ASC].concat()));
+        let pictures = [(TagKind::Script, metadata(shape)), (TagKind::Video, [&[0x17, 0, 0, 0, 0], AVCC].concat())];
+        pictures.into_iter().chain(sound).collect()
     }
 
     /// The next tag in order of time; video goes first where both are due.
     pub(crate) fn next_tag(&mut self) -> Tag {
         self.seq = self.seq.wrapping_add(1);
-        let picture_due = Duration::from_nanos(self.pictures * 1_000_000_000 / FPS);
+        let picture_due = Duration::from_nanos(self.pictures * 1_000_000_000 / u64::from(self.shape.fps));
         let sound_due = Duration::from_nanos(self.sounds * AAC_SAMPLES * 1_000_000_000 / SAMPLE_RATE_HZ);
-        let (kind, due, body) = if picture_due <= sound_due {
+        let (kind, due, body) = if picture_due <= sound_due || !self.shape.sound {
             let body = match p_bytes(self.pictures % GOP) {
                 None => self.key.clone(),
                 Some(bytes) => video_body(0x27, P_SLICE, bytes * self.scale.0 / self.scale.1),
@@ -136,7 +155,7 @@ pub(crate) fn is_key_frame(kind: TagKind, body: &[u8]) -> bool {
 /// Bytes that a viewer receives in a second at the least, with so many bytes around each body.
 pub(crate) fn bytes_per_second(overhead_bytes: usize) -> f64 {
     let sounds = SAMPLE_RATE_HZ as f64 / AAC_SAMPLES as f64;
-    VIDEO_BYTES_PER_SECOND as f64 + sounds * AUDIO_BYTES as f64 + (FPS as f64 + sounds) * overhead_bytes as f64
+    VIDEO_BYTES_PER_SECOND as f64 + sounds * AUDIO_BYTES as f64 + (f64::from(FPS) + sounds) * overhead_bytes as f64
 }
 
 /// Of the body at this place in a GOP; none for the key frame. The sizes are [`P_BYTES`] on average, each is there once,
@@ -165,21 +184,21 @@ fn filled(mut body: Vec<u8>, total_bytes: usize) -> Bytes {
     body.into()
 }
 
-fn metadata() -> Vec<u8> {
-    let properties: [(&str, f64); 8] = [
+fn metadata(shape: Shape) -> Vec<u8> {
+    let pictures = [
         ("width", 1280.0),
         ("height", 720.0),
-        ("framerate", 30.0),
-        ("videodatarate", 2000.0),
+        ("framerate", f64::from(shape.fps)),
+        ("videodatarate", 1000.0 * f64::from(shape.megabits)),
         ("videocodecid", 7.0),
-        ("audiodatarate", 128.0),
-        ("audiosamplerate", 48_000.0),
-        ("audiocodecid", 10.0),
     ];
+    // Who is told of sound waits for it.
+    let sound = [("audiodatarate", 128.0), ("audiosamplerate", 48_000.0), ("audiocodecid", 10.0)];
+    let properties = pictures.into_iter().chain(sound.into_iter().filter(|_| shape.sound));
     let properties = properties.map(|(name, value)| (name.to_owned(), Value::Number(value)));
     let mut out = Vec::new();
     Value::String("onMetaData".to_owned()).encode(&mut out);
-    Value::EcmaArray(properties.into()).encode(&mut out);
+    Value::EcmaArray(properties.collect()).encode(&mut out);
     out
 }
 
@@ -209,7 +228,7 @@ mod tests {
     fn our_own_demux_finds_two_tracks_and_nothing_wrong() {
         let mut demux = Demux::new();
         let (mut tracks, mut frames) = (Vec::<Tracks>::new(), Vec::<Frame>::new());
-        let headers = Source::headers().into_iter().map(|(kind, body)| (kind, 0, Bytes::from(body)));
+        let headers = Source::headers(Shape::default()).into_iter().map(|(kind, body)| (kind, 0, Bytes::from(body)));
         let tags = bodies(2).into_iter().map(|(tag, body)| (tag.kind, tag.time_ms, body));
         for (kind, time_ms, body) in headers.chain(tags) {
             demux.handle_tag(SystemTime::UNIX_EPOCH, kind, time_ms, body).unwrap();

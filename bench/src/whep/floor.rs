@@ -11,7 +11,7 @@ use culvert_formats::flv::TagKind;
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::stream::Source;
+use crate::stream::{Shape, Source};
 
 /// A datagram of ours: payload, RTP with its extensions, SRTP.
 const DATAGRAM_BYTES: usize = 1190;
@@ -23,13 +23,13 @@ const BURST_BYTES: usize = 60 << 10;
 const GLANCE: Duration = Duration::from_millis(200);
 
 /// Microseconds of a core for each datagram.
-pub(super) fn measure(viewers: u32, megabits: u32, seconds: u32) -> Result<f64> {
+pub(super) fn measure(viewers: u32, shape: Shape, seconds: u32) -> Result<f64> {
     let sink = UdpSocket::bind("127.0.0.1:0")?;
     sink.set_read_timeout(Some(GLANCE))?;
     let others: Vec<_> = (1..viewers).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
     let sockets: Vec<UdpSocket> = std::iter::once(sink).chain(others).collect();
     let to: Vec<SocketAddr> = sockets.iter().map(UdpSocket::local_addr).collect::<Result<_, _>>()?;
-    let sender = Builder::new().name("floor".into()).spawn(move || send(&to, megabits, seconds))?;
+    let sender = Builder::new().name("floor".into()).spawn(move || send(&to, shape, seconds))?;
     drain(&sockets, || sender.is_finished())?;
     sender.join().ok().context("the floor's thread has panicked")?
 }
@@ -53,11 +53,11 @@ fn drain(sockets: &[UdpSocket], is_over: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-fn send(to: &[SocketAddr], megabits: u32, seconds: u32) -> Result<f64> {
+fn send(to: &[SocketAddr], shape: Shape, seconds: u32) -> Result<f64> {
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
     let most = state.max_gso_segments().clamp(1, BURST_BYTES / DATAGRAM_BYTES) * DATAGRAM_BYTES;
-    let (mut source, start, data) = (Source::at(megabits), Instant::now(), vec![0x5a; BURST_BYTES]);
+    let (mut source, start, data) = (Source::of(shape), Instant::now(), vec![0x5a; BURST_BYTES]);
     let (mut datagrams, from) = (0u64, clock_gettime(ClockId::ThreadCPUTime));
     while start.elapsed() < Duration::from_secs(u64::from(seconds)) {
         let tag = source.next_tag();

@@ -16,6 +16,7 @@ use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
 use serde::Serialize;
 use str0m::change::SdpAnswer;
 use str0m::crypto::{CryptoProvider, from_feature_flags};
+use str0m::format::Codec;
 use str0m::media::{Direction, MediaKind};
 use str0m::net::{DatagramRecv, Protocol, Receive};
 use str0m::{Candidate, Event, Input, Output, Rtc};
@@ -30,6 +31,7 @@ use crate::measure::percent;
 use crate::publisher::Publisher;
 use crate::receiver::STREAM;
 use crate::servers::{Server, default_program, prepare};
+use crate::stream::Shape;
 use crate::{proc, report};
 
 /// The stream's age before anybody watches.
@@ -51,6 +53,8 @@ struct Figures {
     connected: u64,
     seconds: f64,
     packets_per_second: f64,
+    /// Of them, those of Opus, which the server makes of the publisher's AAC.
+    sounds_per_second: f64,
     megabits_per_second: f64,
     cpu_us_per_packet: f64,
     /// Of a bare loop that sends the same.
@@ -66,6 +70,7 @@ struct Figures {
 #[derive(Default)]
 struct Counts {
     packets: AtomicU64,
+    sounds: AtomicU64,
     bytes: AtomicU64,
     connected: AtomicU64,
     over: AtomicBool,
@@ -85,14 +90,18 @@ pub(crate) fn run(args: &WhepArgs) -> Result<()> {
 }
 
 fn measure(args: &WhepArgs, program: &Path) -> Result<Figures> {
+    let shape = Shape { megabits: args.megabits, fps: args.fps, sound: !args.no_sound };
     let server = Server::start(ServerKind::Culvert, Class::Shared, program)?;
-    let mut publisher = Publisher::start_at(server.address(), args.megabits)?;
+    let mut publisher = Publisher::start_with(server.address(), shape)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let figures = runtime.block_on(measure_on(&server, args));
     publisher.check()?;
     let mut figures = figures.with_context(|| format!("the server's log ends:\n{}", server.log()))?;
+    if shape.sound && figures.sounds_per_second == 0.0 {
+        bail!("no Opus comes; the server's log ends:\n{}", server.log());
+    }
     drop((publisher, server));
-    figures.floor_us_per_packet = floor::measure(args.viewers, args.megabits, args.seconds)?;
+    figures.floor_us_per_packet = floor::measure(args.viewers, shape, args.seconds)?;
     Ok(figures)
 }
 
@@ -107,17 +116,17 @@ async fn measure_on(server: &Server, args: &WhepArgs) -> Result<Figures> {
         sleep(APART).await;
     }
     sleep(WARM_UP).await;
-    let read = || [&counts.packets, &counts.bytes].map(|count| count.load(Ordering::Relaxed));
+    let read = || [&counts.packets, &counts.sounds, &counts.bytes].map(|count| count.load(Ordering::Relaxed));
     let (before, from) = (read(), Instant::now());
     let (cpu, own_cpu) = (proc::cpu_time(pid)?, proc::cpu_time(own)?);
     sleep(Duration::from_secs(u64::from(args.seconds))).await;
     let window = from.elapsed();
     let (cpu, own_cpu) = (proc::cpu_time(pid)?.saturating_sub(cpu), proc::cpu_time(own)?.saturating_sub(own_cpu));
     let rss_kib = proc::rss_kib(pid)?;
-    let [packets, bytes] = read();
+    let after = read();
     counts.over.store(true, Ordering::Relaxed);
     while viewers.join_next().await.is_some() {}
-    let (packets, bytes) = (packets - before[0], bytes - before[1]);
+    let [packets, sounds, bytes] = std::array::from_fn(|at| after[at] - before[at]);
     let mut connect_ms = counts.connect_ms.lock().expect("no code panics while it counts").clone();
     connect_ms.sort_by(f64::total_cmp);
     let at =
@@ -128,6 +137,7 @@ async fn measure_on(server: &Server, args: &WhepArgs) -> Result<Figures> {
         connected: counts.connected.load(Ordering::Relaxed),
         seconds: window.as_secs_f64(),
         packets_per_second: packets as f64 / window.as_secs_f64(),
+        sounds_per_second: sounds as f64 / window.as_secs_f64(),
         megabits_per_second: bytes as f64 * 8.0 / 1e6 / window.as_secs_f64(),
         cpu_us_per_packet: cpu.as_secs_f64() * 1e6 / packets.max(1) as f64,
         floor_us_per_packet: f64::NAN,
@@ -154,6 +164,8 @@ async fn play(server: SocketAddr, crypto: Arc<CryptoProvider>, counts: &Counts) 
     let own = socket.local_addr()?;
     let begun = Instant::now();
     let mut rtc = Rtc::builder().set_crypto_provider(crypto).set_rtp_mode(true).build(begun);
+    let opus =
+        rtc.codec_config().params().iter().find(|params| params.spec().codec == Codec::Opus).map(|params| *params.pt());
     rtc.add_local_candidate(Candidate::host(own, "udp")?);
     let mut change = rtc.sdp_api();
     change.add_media(MediaKind::Video, Direction::RecvOnly, None, None, None);
@@ -191,6 +203,8 @@ async fn play(server: SocketAddr, crypto: Arc<CryptoProvider>, counts: &Counts) 
                 // RTP and RTCP (RFC 7983 7).
                 if is_connected && datagram.first().is_some_and(|first| (128..192).contains(first)) {
                     counts.packets.fetch_add(1, Ordering::Relaxed);
+                    let is_sound = datagram.get(1).is_some_and(|second| Some(second & 0x7f) == opus);
+                    counts.sounds.fetch_add(is_sound.into(), Ordering::Relaxed);
                     counts.bytes.fetch_add(datagram.len() as u64, Ordering::Relaxed);
                     continue;
                 }
@@ -226,6 +240,7 @@ fn table(figures: &Figures) -> String {
         "viewers",
         "connected",
         "packets/s",
+        "of sound",
         "Mbit/s",
         "CPU us/packet",
         "floor us/packet",
@@ -238,6 +253,7 @@ fn table(figures: &Figures) -> String {
         figures.viewers.to_string(),
         figures.connected.to_string(),
         format!("{:.0}", figures.packets_per_second),
+        format!("{:.0}", figures.sounds_per_second),
         format!("{:.0}", figures.megabits_per_second),
         format!("{:.2}", figures.cpu_us_per_packet),
         format!("{:.2}", figures.floor_us_per_packet),
