@@ -20,6 +20,7 @@ mod link;
 mod media;
 pub mod offer;
 mod out;
+mod peers;
 mod proof;
 mod routes;
 mod server;

@@ -1,6 +1,6 @@
 //! One peer: its [`Rtc`], and the ways to it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -14,16 +14,17 @@ use tokio::time::Instant;
 use crate::answer::{fragment, placed, restarted};
 use crate::burst::{Bell, Burst, Outlet, Way};
 use crate::keys::{Agreed, Keys};
+use crate::peers::Peers;
 use crate::proof::{ASK, Proof, Remote, Verdict};
 use crate::routes::{Datagram, Entry, Path};
 use crate::session::Restart;
 
-/// The first bytes of RTP and RTCP (RFC 7983 7).
+/// The first bytes of RTP and RTCP (RFC 7983 7),
 const MEDIA: RangeInclusive<u8> = 128..=191;
-/// And those of DTLS.
+/// those of DTLS,
 const DTLS: RangeInclusive<u8> = 20..=63;
-/// Addresses of one peer.
-const PEERS: usize = 32;
+/// and those of STUN, as ICE has it: the first two bits and the next four are 0.
+const STUN: RangeInclusive<u8> = 0..=3;
 
 /// A peer and how to reach it.
 pub(crate) struct Link {
@@ -36,8 +37,7 @@ pub(crate) struct Link {
     asked: mpsc::Receiver<Restart>,
     /// What we said where we are: the agent is told that datagrams came there, wherever they did, for a router may have sent them on.
     own: Vec<SocketAddr>,
-    /// The addresses that the peer has sent from, each with the address of ours to which that was, so that answers come from there.
-    peers: HashMap<SocketAddr, Option<IpAddr>>,
+    peers: Peers,
     /// Where it is known that somebody wants this.
     proof: Proof,
     /// The path that the agents have agreed upon.
@@ -80,7 +80,7 @@ impl Link {
             inbox,
             asked,
             own,
-            peers: HashMap::new(),
+            peers: Peers::default(),
             proof,
             path: None,
             chosen: None,
@@ -130,20 +130,20 @@ impl Link {
         self.entry.rename(&name);
         self.proof.restart(remote, &name);
         self.chosen = None;
-        // It comes from others from now on.
-        self.peers.retain(|peer, _| self.path.is_some_and(|path| path.peer == *peer));
+        self.peers.restart(self.path.map(|path| path.peer));
         Ok(fragment(&placed(&answer.to_sdp_string())))
     }
 
     /// Takes what came. What is wrong with it is counted, and nobody is told (security.md S21).
     fn take(&mut self, datagram: Datagram) -> Option<Datagram> {
         let Path { tcp, peer } = datagram.path;
-        // More addresses than a peer has: the agent would keep them all.
-        if self.peers.len() >= PEERS && !self.peers.contains_key(&peer) {
+        let is_stun = datagram.data.first().is_some_and(|first| STUN.contains(first));
+        // More than any peer has: the agent keeps them all.
+        if is_stun && !self.peers.may_ask(datagram.path) {
             self.refused += 1;
             return None;
         }
-        self.peers.insert(peer, datagram.to);
+        self.peers.hear(peer, datagram.to, [self.path, self.chosen].map(|path| path.map(|path| path.peer)));
         if self.proof.take(peer, &datagram.data) {
             return None;
         }
@@ -190,10 +190,10 @@ impl Link {
         let peer = transmit.destination;
         // We speak to those alone whose requests had the right checksum.
         self.entry.bind(Path { tcp, peer });
+        self.peers.answer(Path { tcp, peer });
         let data: Vec<u8> = transmit.contents.into();
         let first = data.first().copied().unwrap_or_default();
-        // All but ICE itself, whose first two bits and the next five are 0 (RFC 7983 7).
-        if first > 3 {
+        if !STUN.contains(&first) {
             let path = Path { tcp, peer };
             // From then on the peer says itself where it is.
             if !self.is_silent() || !self.is_agreed {
@@ -260,7 +260,7 @@ impl Link {
     }
 
     fn way(&self, path: Path) -> Way {
-        Way { path, from: self.peers.get(&path.peer).copied().flatten() }
+        Way { path, from: self.peers.own(path.peer) }
     }
 
     /// Keys are agreed upon: from now on media goes to where that was. Where that was at more than one address, any of them may be one that somebody
@@ -288,5 +288,62 @@ impl Link {
             let _ = self.drain(&mut Vec::new());
             self.burst.finish(&self.outlet);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use str0m::Candidate;
+    use str0m::crypto::from_feature_flags;
+    use str0m::ice::{StunMessage, TransId};
+    use str0m::media::{Direction, MediaKind};
+
+    use super::*;
+    use crate::routes::Routes;
+    use crate::udp::Udp;
+
+    #[tokio::test]
+    async fn a_peer_is_answered_at_its_hundredth_address() {
+        let (crypto, now) = (Arc::new(from_feature_flags()), std::time::Instant::now());
+        let build = || Rtc::builder().set_crypto_provider(crypto.clone());
+        let mut player = build().build(now);
+        let mut change = player.sdp_api();
+        change.add_media(MediaKind::Video, Direction::RecvOnly, None, None, None);
+        let offer = change.apply().unwrap().0.to_sdp_string();
+        let udp = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        udp.turn().await;
+        let own: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let mut rtc = build().set_ice_lite(true).build(now);
+        rtc.add_local_candidate(Candidate::host(own, "udp").unwrap());
+        rtc.sdp_api().accept_offer(SdpOffer::from_sdp_string(&offer).unwrap()).unwrap();
+        let (credentials, remote) = (rtc.direct_api().local_ice_credentials(), Remote::of(&offer).unwrap());
+        let (name, routes, (_restarts, asked)) = (credentials.ufrag, Routes::default(), mpsc::channel(1));
+        let (entry, inbox) = routes.enter(&name);
+        let username = format!("{name}:{}", remote.name());
+        let proof = Proof::new(crypto.clone(), remote, &name);
+        let outlet = Outlet::new(Some(udp), routes.clone());
+        let mut link = Link::new((rtc, None), offer, proof, outlet, entry, (inbox, asked), vec![own]);
+        let sockets: Vec<_> = (0..100).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        for (at, socket) in sockets.iter().enumerate() {
+            socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let (mut bytes, id) = (vec![0; 500], TransId::new());
+            let request = StunMessage::binding_request(&username, id, true, 9, 1_000, true);
+            let hmac = |key: &[u8], parts: &[&[u8]]| crypto.sha1_hmac_provider.sha1_hmac(key, parts);
+            let length = request.to_bytes(Some(credentials.pass.as_bytes()), &mut bytes, hmac).unwrap();
+            let path = Path { tcp: false, peer: socket.local_addr().unwrap() };
+            let data = Bytes::copy_from_slice(&bytes[..length]);
+            assert!(link.handle(Heard::Datagram(Datagram { path, to: None, data })).is_none());
+            link.drain(&mut Vec::new()).unwrap();
+            assert!(link.flush().is_none());
+            let length = socket.recv(&mut bytes).unwrap_or_else(|why| panic!("address {at}: {why}"));
+            let answer = StunMessage::parse(&bytes[..length]).unwrap();
+            assert!(answer.is_successful_binding_response() && answer.trans_id() == id, "address {at}");
+        }
+        assert_eq!(link.refused, 0);
     }
 }

@@ -155,7 +155,9 @@ impl Routes {
 impl Entry {
     /// This path leads to this session: its agent has verified who is there.
     pub(crate) fn bind(&mut self, path: Path) {
-        if self.paths.contains(&path) {
+        if let Some(at) = self.paths.iter().position(|known| *known == path) {
+            // The one that was answered last is the last to go.
+            self.paths[at..].rotate_left(1);
             return;
         }
         let mut table = self.routes.table();
@@ -263,8 +265,12 @@ mod tests {
     fn paths_and_datagrams_of_a_session_are_bounded() {
         let routes = Routes::default();
         let (mut entry, _inbox) = routes.enter("abcd");
-        (0..100).for_each(|port| entry.bind(datagram(port, b"").path));
+        for port in 0..100 {
+            entry.bind(datagram(port, b"").path);
+            entry.bind(datagram(3.min(port), b"").path);
+        }
         assert_eq!(routes.table().paths.len(), PATHS);
+        assert!(routes.table().paths.contains_key(&datagram(3, b"").path), "it is in use");
         (0..2 * WAITING).for_each(|_| assert!(routes.pass(datagram(99, b"x"))));
         assert_eq!(routes.figures(), (0, WAITING as u64));
     }
