@@ -77,6 +77,7 @@ fn webrtc_settings(config: &config::WebRtc) -> culvert_webrtc::Settings {
     culvert_webrtc::Settings {
         public: config.public_addr.iter().map(|address| address.0).collect(),
         ice_servers: config.ice_servers.iter().map(server).collect(),
+        crowd_batch: config.crowd_batch.get(),
     }
 }
 

@@ -14,6 +14,8 @@ use crate::feed::Unit;
 const MOST: usize = 2048;
 /// How long a picture may wait that nothing is built on, and how long any other.
 const LATE: (Duration, Duration) = (Duration::from_millis(300), Duration::from_secs(1));
+/// Sounds that are looked at to go together.
+const TOGETHER: usize = 3;
 /// Pictures of the cached group are shown so fast: a player shows what came last, and not what was before it.
 const FAST_MS: u32 = 1;
 
@@ -112,6 +114,12 @@ impl Backlog {
     /// How many pictures have begun: one or none.
     fn begun(&self) -> usize {
         self.pictures.front().map_or(0, |first| usize::from(first.next > 0))
+    }
+
+    /// How many bytes the longest of the sounds has that go next: those that are no longer than the first can go with it.
+    pub(crate) fn longest_sound(&self) -> usize {
+        let next = self.sounds.iter().take(TOGETHER).flat_map(|sound| &sound.unit.packets);
+        next.map(|packet| packet.payload.len()).max().unwrap_or_default()
     }
 
     /// What goes next; pictures only where they are allowed.

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::crew::{Berth, Crew};
+use crate::crew::{Berth, Crew, Pace};
 use crate::media::Media;
 
 /// Most bytes of a payload: with RTP, its extensions, SRTP, UDP and IPv6 it passes where 1,280 bytes do (RFC 8200 5).
@@ -98,7 +98,11 @@ impl Sent {
 
 /// The feeds of all streams. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Feeds(Arc<Mutex<HashMap<StreamName, Arc<Feed>>>>);
+pub(crate) struct Feeds {
+    table: Arc<Mutex<HashMap<StreamName, Arc<Feed>>>>,
+    /// The longest that sound waits for company where many watch.
+    crowd_batch: Duration,
+}
 
 /// A feed that runs: dropping it, however it came to that, closes it.
 struct Open {
@@ -127,10 +131,11 @@ impl Drop for Open {
 /// One stream's.
 pub(crate) struct Feed {
     state: Mutex<State>,
-    seats: AtomicUsize,
+    seats: Arc<AtomicUsize>,
     left: Notify,
     wanted: Notify,
     closed: CancellationToken,
+    crowd_batch: Duration,
 }
 
 struct State {
@@ -164,7 +169,11 @@ pub(crate) struct Seat {
 
 impl Feeds {
     fn table(&self) -> MutexGuard<'_, HashMap<StreamName, Arc<Feed>>> {
-        self.0.lock().expect("no code panics while it holds the feeds")
+        self.table.lock().expect("no code panics while it holds the feeds")
+    }
+
+    pub(crate) fn new(crowd_batch: Duration) -> Feeds {
+        Feeds { crowd_batch, ..Feeds::default() }
     }
 
     /// A seat at the feed of a stream, which is begun where there is none.
@@ -190,7 +199,8 @@ impl Feeds {
         };
         let feed = Arc::new(Feed {
             state: Mutex::new(state),
-            seats: AtomicUsize::new(1),
+            seats: Arc::new(AtomicUsize::new(1)),
+            crowd_batch: self.crowd_batch,
             left: Notify::new(),
             wanted: Notify::new(),
             closed: CancellationToken::new(),
@@ -268,7 +278,8 @@ impl Seat {
             Some(crew) => crew.clone(),
             None => {
                 let crew = Arc::new(Crew::default());
-                self.hub.spawn(crew.clone().run(units.subscribe()));
+                let pace = Pace { viewers: self.feed.seats.clone(), most: self.feed.crowd_batch };
+                self.hub.spawn(crew.clone().run(units.subscribe(), pace));
                 state.crews.push(crew.clone());
                 crew
             }

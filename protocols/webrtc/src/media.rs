@@ -117,21 +117,26 @@ impl Media {
         state.backlog.begin(Instant::now(), cached)
     }
 
-    /// A unit of the stream: it goes at once, or waits. Where others were passed over before it, pictures go on with a key frame.
-    pub(crate) fn push(&self, unit: &Arc<Unit>) {
-        let mut state = self.lock();
-        let now = Instant::now();
+    /// Units of the stream: they go at once, or wait. Where others were passed over before one, pictures go on with a key frame.
+    pub(crate) fn push(&self, units: &[Arc<Unit>]) {
+        let (mut state, now) = (self.lock(), Instant::now());
         // The crew was behind what it began with.
-        if unit.number <= state.newest {
+        let first_new = units.partition_point(|unit| unit.number <= state.newest);
+        let units = units.get(first_new..).unwrap_or_default();
+        if units.is_empty() {
             return;
         }
-        if unit.number > state.newest + 1 {
-            let left_out = state.backlog.wait() as u64;
-            self.figures.count_gap(left_out + unit.number - state.newest - 1);
+        let mut first: Option<Waiting> = None;
+        for unit in units {
+            first.take().into_iter().for_each(|waiting| state.backlog.put_back(waiting));
+            if unit.number > state.newest + 1 {
+                let left_out = state.backlog.wait() as u64;
+                self.figures.count_gap(left_out + unit.number - state.newest - 1);
+            }
+            state.newest = unit.number;
+            state.budget.want(unit.bytes);
+            first = state.backlog.push(now, unit.clone());
         }
-        state.newest = unit.number;
-        state.budget.want(unit.bytes);
-        let mut first = state.backlog.push(now, unit.clone());
         // Others were there before: it has its turn.
         if matches!(state.watched, Watched::Bell) && state.way.is_some_and(|way| !way.path.tcp) {
             first.take().into_iter().for_each(|waiting| state.backlog.put_back(waiting));
@@ -262,7 +267,10 @@ impl State {
                 if room == 0 || (is_picture && !self.budget.allows(now)) {
                     break;
                 }
-                let bytes = out.bytes_of(packet) + self.srtp.rtp_overhead();
+                // Sounds that have come together go together, for which none may be longer than the one before it.
+                let longer = if is_picture { 0 } else { self.backlog.longest_sound() };
+                let padding = u8::try_from(longer.saturating_sub(packet.payload.len())).unwrap_or(0);
+                let bytes = out.bytes_of(packet) + usize::from(padding) + self.srtp.rtp_overhead();
                 is_blocked = !self.burst.has_room(outlet, way, bytes);
                 if is_blocked {
                     break;
@@ -270,7 +278,7 @@ impl State {
                 if next == 0 {
                     out.begin(now, &waiting.unit, ticks, waiting.shown);
                 }
-                let cut = out.cut(packet, ticks, &mut self.wide);
+                let cut = out.cut(packet, padding, ticks, &mut self.wide);
                 self.burst.append(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
                 room -= 1;
                 next += 1;
@@ -369,12 +377,14 @@ fn wrapped(ticks: i64) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::UdpSocket;
+pub(crate) mod tests {
+    use std::io::IoSliceMut;
+    use std::net::{SocketAddr, UdpSocket};
     use std::time::Duration;
 
     use culvert_formats::rtp::{Packet, is_rtcp};
     use culvert_hub::{Hub, HubLimits, Identity, Source};
+    use quinn_udp::{RecvMeta, UdpSockRef, UdpSocketState};
     use str0m::crypto::dtls::SrtpProfile;
     use str0m::crypto::from_feature_flags;
     use tokio::time::{advance, timeout};
@@ -392,34 +402,80 @@ mod tests {
         Some((Packet::parse(&bytes[..length]).unwrap().sequence, length, bytes[..length].to_vec()))
     }
 
-    fn numbered(number: u64, packets: usize) -> Arc<Unit> {
+    pub(crate) fn numbered(number: u64, packets: usize) -> Arc<Unit> {
         let mut unit = Arc::try_unwrap(unit(packets)).unwrap();
         (unit.number, unit.key) = (number, true);
         Arc::new(unit)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_waits_goes_once_it_is_known_where_and_each_once() {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(40))).unwrap();
+    /// Of so many bytes.
+    pub(crate) fn sound(number: u64, bytes: usize) -> Arc<Unit> {
+        let mut unit = Arc::try_unwrap(unit(bytes)).unwrap();
+        unit.packets.drain(..bytes - 1);
+        (unit.number, unit.kind, unit.bytes) = (number, Kind::Audio, bytes);
+        Arc::new(unit)
+    }
+
+    /// What sends pictures, and sound as SSRC 9, to this address.
+    pub(crate) async fn to(peer: SocketAddr) -> (Media, Udp, Arc<SessionFigures>) {
         let udp = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         udp.turn().await;
         let crypto = from_feature_flags();
         let agreed = Agreed { profile: SrtpProfile::AEAD_AES_128_GCM, material: vec![5; 56], is_active: false };
         let (srtp, _) = Srtp::new(&crypto, &agreed).unwrap();
         let hub = Hub::new(HubLimits::default());
-        let source = Source { protocol: "webrtc", remote: socket.local_addr().unwrap() };
+        let source = Source { protocol: "webrtc", remote: peer };
         let publisher = hub.publish(&"live/a".parse().unwrap(), source, Identity::anonymous()).unwrap();
         let figures = publisher.session().figures().clone();
         let outlet = Outlet::new(Some(udp.clone()), Routes::default());
-        let media = Media::new(srtp, outlet, Some(out(10)), None, figures.clone());
+        let media = Media::new(srtp, outlet, Some(out(10)), Some(out(5)), figures.clone());
+        (media, udp, figures)
+    }
+
+    pub(crate) fn way(peer: SocketAddr) -> Way {
+        Way { path: Path { tcp: false, peer }, from: None }
+    }
+
+    #[tokio::test]
+    async fn sounds_that_come_with_a_picture_go_before_it_and_together() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        // One that is told what was sent at once.
+        let state = UdpSocketState::new(UdpSockRef::from(&socket)).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        let peer = socket.local_addr().unwrap();
+        let (media, ..) = to(peer).await;
+        media.set_way(Some(way(peer)));
+        assert!(!media.begin(Vec::new(), 0));
+        media.push(&[sound(1, 10), numbered(2, 2), sound(3, 30), sound(4, 20)]);
+        let next = || {
+            let (mut bytes, mut meta) = ([0; 4096], [RecvMeta::default()]);
+            state.recv(UdpSockRef::from(&socket), &mut [IoSliceMut::new(&mut bytes)], &mut meta).unwrap();
+            bytes[..meta[0].len].chunks(meta[0].stride).map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        // Headers of 28 bytes, tags of 16. The first is as long as the second, of which it says the rest to be padding; the third is shorter.
+        let sounds = next();
+        let seen: Vec<_> = sounds.iter().map(|packet| (packet[0], packet[3], packet.len() - 44)).collect();
+        assert_eq!(seen, [(0xb0, 5, 30), (0x90, 6, 30), (0x90, 7, 20)]);
+        let pictures: Vec<_> = [next(), next()].concat().iter().map(|packet| (packet[0], packet[3])).collect();
+        assert_eq!(pictures, [(0x90, 10), (0x90, 11)]);
+        // One by itself is as it comes.
+        media.push(&[sound(5, 12)]);
+        let alone = std::iter::from_fn(|| Some(next())).find(|packets| !is_rtcp(&packets[0])).unwrap();
+        assert_eq!(alone.iter().map(|packet| (packet[0], packet.len() - 44)).collect::<Vec<_>>(), [(0x90, 12)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_goes_once_it_is_known_where_and_each_once() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(40))).unwrap();
+        let (media, udp, figures) = to(socket.local_addr().unwrap()).await;
         assert!(media.begin(vec![numbered(4, 2), numbered(5, 1)], 5));
         // The crew is behind what it began with; and then a unit that it did not have.
-        (3..=6).for_each(|number| media.push(&numbered(number, 1)));
+        media.push(&(3..=6).map(|number| numbered(number, 1)).collect::<Vec<_>>());
         media.waits().await;
         assert!(matches!(media.send(), Rest::Blocked(None)) && next(&socket).is_none());
-        let way = Way { path: Path { tcp: false, peer: socket.local_addr().unwrap() }, from: None };
-        media.set_way(Some(way));
+        media.set_way(Some(way(socket.local_addr().unwrap())));
         assert!(matches!(media.send(), Rest::Done));
         let sent: Vec<_> = std::iter::from_fn(|| next(&socket)).collect();
         // A header of 12 bytes, extensions of 16, a tag of 16, and what the packet has.
@@ -446,16 +502,16 @@ mod tests {
         // Others were passed over: the next that goes is a key frame.
         let mut delta = Arc::try_unwrap(numbered(9, 1)).unwrap();
         delta.key = false;
-        media.push(&Arc::new(delta));
+        media.push(&[Arc::new(delta)]);
         assert!(next(&socket).is_none() && figures.gaps() == (1, 2));
-        media.push(&numbered(10, 1));
+        media.push(&[numbered(10, 1)]);
         assert_eq!(next(&socket).map(|(sequence, ..)| sequence), Some(14));
         // The kernel takes nothing for a while: all of it waits, and what comes meanwhile behind it.
         udp.refuse(2);
-        media.push(&numbered(11, 3));
+        media.push(&[numbered(11, 3)]);
         media.waits().await;
         let Rest::Blocked(Some(bell)) = media.send() else { panic!("it is to wait") };
-        media.push(&numbered(12, 1));
+        media.push(&[numbered(12, 1)]);
         assert!(next(&socket).is_none());
         let turn = bell.rung().await;
         assert!(timeout(Duration::from_millis(1), udp.turn()).await.is_err(), "one at a time");

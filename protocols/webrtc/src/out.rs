@@ -19,14 +19,20 @@ const AGAIN_TIME: Duration = Duration::from_millis(600);
 /// One byte may be sent again for so many that go out, and so many bytes at once.
 const AGAIN_PART: usize = 4;
 const AGAIN_BYTES: (usize, usize) = (32 << 10, 128 << 10);
+/// Most extensions, with what is in front of them: a number, a delay, and a name of 16 bytes.
+const EXTENSION_BYTES: usize = 4 + (1 + 2) + (1 + 3) + (1 + NAME_BYTES);
+/// The longest value of an extension in the short form (RFC 8285 4.2).
+const NAME_BYTES: usize = 16;
 /// A header and its extensions.
-const HEAD_BYTES: usize = HEADER_BYTES + 4 + 28;
+const HEAD_BYTES: usize = HEADER_BYTES + EXTENSION_BYTES;
 /// The first sequence number is in this half: a peer that misses a few of the first packets may else take a roll-over for none (RFC 3711 3.3.1).
 const HALF: u16 = 0x7fff;
 /// The largest id that an extension has in the short form (RFC 8285 4.2).
 const SHORT: u8 = 14;
 /// Says of a header that extensions follow.
 const EXTENDED: u8 = 0x10;
+/// And this, that padding follows what is in it.
+const PADDED: u8 = 0x20;
 /// A sender's report and its name of 20 characters.
 const REPORT_BYTES: usize = 28 + 32;
 
@@ -44,7 +50,8 @@ pub(crate) struct Out {
     named: Extensions,
     bare: Extensions,
     is_known: bool,
-    head: Vec<u8>,
+    /// The header of the packet that goes out. Here, as are the extensions: with many viewers all that lies elsewhere is in no cache.
+    head: [u8; HEAD_BYTES],
     packets: u32,
     bytes: u32,
     /// The newest timestamp, and when that is shown.
@@ -75,7 +82,8 @@ struct Gone {
 /// Extensions of a header (RFC 8285), as they go out.
 #[derive(Debug, Default)]
 struct Extensions {
-    bytes: Vec<u8>,
+    bytes: [u8; EXTENSION_BYTES],
+    length: usize,
     /// Where the number of the packet among all of the session is.
     wide: Option<usize>,
 }
@@ -84,13 +92,15 @@ struct Extensions {
 pub(crate) struct Cut<'a> {
     pub(crate) header: &'a [u8],
     pub(crate) body: &'a [u8],
+    /// So many bytes behind it that mean nothing (RFC 3550 5.1).
+    pub(crate) padding: u8,
     /// The sequence number with the roll-overs in front (RFC 3711 3.3.1).
     pub(crate) index: u64,
 }
 
 impl Cut<'_> {
     pub(crate) fn bytes(&self) -> usize {
-        self.header.len() + self.body.len()
+        self.header.len() + self.body.len() + usize::from(self.padding)
     }
 }
 
@@ -128,7 +138,7 @@ impl Out {
             named: Extensions::new(wide, at_once, name),
             bare: Extensions::new(wide, at_once, None),
             is_known: false,
-            head: Vec::with_capacity(HEAD_BYTES),
+            head: [0; HEAD_BYTES],
             packets: 0,
             bytes: 0,
             told: None,
@@ -162,7 +172,7 @@ impl Out {
 
     /// How many bytes [`Out::cut`] makes of a packet.
     pub(crate) fn bytes_of(&self, packet: &Packet) -> usize {
-        HEADER_BYTES + self.extensions().bytes.len() + packet.payload.len()
+        HEADER_BYTES + self.extensions().length + packet.payload.len()
     }
 
     fn extensions(&self) -> &Extensions {
@@ -170,18 +180,21 @@ impl Out {
     }
 
     /// The next packet of the unit that goes out. `wide` counts all packets of the session.
-    pub(crate) fn cut<'a>(&'a mut self, packet: &'a Packet, ticks: u32, wide: &mut u64) -> Cut<'a> {
+    pub(crate) fn cut<'a>(&'a mut self, packet: &'a Packet, padding: u8, ticks: u32, wide: &mut u64) -> Cut<'a> {
         let index = self.next;
         self.next += 1;
         let extensions = if self.is_known { &self.bare } else { &self.named };
         let header = header((self.ssrc, self.payload_type), index, packet, ticks);
-        write(&mut self.head, &header, extensions, wide);
+        let length = write(&mut self.head, &header, extensions, wide);
+        if padding > 0 {
+            self.head[0] |= PADDED;
+        }
         self.packets = self.packets.wrapping_add(1);
         self.bytes = self.bytes.wrapping_add(packet.payload.len() as u32);
         if let Some(again) = &mut self.again {
             again.allowed = (again.allowed + packet.payload.len() / AGAIN_PART).min(AGAIN_BYTES.1);
         }
-        Cut { header: &self.head, body: &packet.payload, index }
+        Cut { header: &self.head[..length], body: &packet.payload, padding, index }
     }
 
     /// A packet that was asked for again, behind its own number (RFC 4588 4); `body` is what it is put into. None: it is gone, or too much has been
@@ -204,11 +217,11 @@ impl Out {
         again.next += 1;
         let extensions = if self.is_known { &self.bare } else { &self.named };
         let header = header((again.ssrc, again.payload_type), own, packet, gone.ticks);
-        write(&mut self.head, &header, extensions, wide);
+        let length = write(&mut self.head, &header, extensions, wide);
         body.clear();
         body.extend_from_slice(&sequence.to_be_bytes());
         body.extend_from_slice(&packet.payload);
-        Some(Cut { header: &self.head, body, index: own })
+        Some(Cut { header: &self.head[..length], body, padding: 0, index: own })
     }
 
     /// What is told of the track: which timestamp is shown at this moment, and how much was sent. None: nothing has gone yet.
@@ -225,10 +238,11 @@ impl Out {
 
 impl Extensions {
     fn new(wide: Option<u8>, at_once: Option<u8>, name: Option<(u8, &[u8])>) -> Extensions {
-        let mut bytes = vec![0xbe, 0xde, 0, 0];
+        let (mut bytes, mut length) = ([0; EXTENSION_BYTES], 4);
         let mut put = |id: u8, value: &[u8]| {
-            bytes.push(id << 4 | (value.len() as u8 - 1));
-            bytes.extend_from_slice(value);
+            bytes[length] = id << 4 | (value.len() as u8 - 1);
+            bytes[length + 1..][..value.len()].copy_from_slice(value);
+            length += 1 + value.len();
         };
         if let Some(id) = wide {
             put(id, &[0; 2]);
@@ -236,15 +250,15 @@ impl Extensions {
         if let Some(id) = at_once {
             put(id, &[0; 3]);
         }
-        if let Some((id, name)) = name.filter(|(_, name)| (1..=16).contains(&name.len())) {
+        if let Some((id, name)) = name.filter(|(_, name)| (1..=NAME_BYTES).contains(&name.len())) {
             put(id, name);
         }
-        if bytes.len() == 4 {
+        if length == 4 {
             return Extensions::default();
         }
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes[3] = (bytes.len() / 4 - 1) as u8;
-        Extensions { bytes, wide: wide.map(|_| 5) }
+        length = length.next_multiple_of(4);
+        bytes[..4].copy_from_slice(&[0xbe, 0xde, 0, (length / 4 - 1) as u8]);
+        Extensions { bytes, length, wide: wide.map(|_| 5) }
     }
 }
 
@@ -260,21 +274,20 @@ fn header((ssrc, payload_type): (u32, u8), index: u64, packet: &Packet, ticks: u
     }
 }
 
-/// A header with these extensions.
-fn write(out: &mut Vec<u8>, header: &Header<'_>, extensions: &Extensions, wide: &mut u64) {
-    out.clear();
-    out.extend_from_slice(&header.header());
-    if let [first, ..] = &mut **out
-        && !extensions.bytes.is_empty()
-    {
-        *first |= EXTENDED;
+/// A header with these extensions; returns its length.
+fn write(out: &mut [u8; HEAD_BYTES], header: &Header<'_>, extensions: &Extensions, wide: &mut u64) -> usize {
+    let (fixed, rest) = out.split_at_mut(HEADER_BYTES);
+    fixed.copy_from_slice(&header.header());
+    // All that there may be, which is quicker than what there is.
+    rest.copy_from_slice(&extensions.bytes);
+    if extensions.length > 0 {
+        fixed[0] |= EXTENDED;
     }
-    out.extend_from_slice(&extensions.bytes);
     if let Some(at) = extensions.wide {
-        let at = HEADER_BYTES + at;
-        out[at..at + 2].copy_from_slice(&(*wide as u16).to_be_bytes());
+        rest[at..at + 2].copy_from_slice(&(*wide as u16).to_be_bytes());
         *wide += 1;
     }
+    HEADER_BYTES + extensions.length
 }
 
 #[cfg(test)]
@@ -295,7 +308,7 @@ pub(crate) mod tests {
             named: Extensions::new(Some(3), Some(5), Some((4, b"mid"))),
             bare: Extensions::new(Some(3), Some(5), None),
             is_known: false,
-            head: Vec::new(),
+            head: [0; HEAD_BYTES],
             packets: 0,
             bytes: 0,
             told: None,
@@ -314,7 +327,7 @@ pub(crate) mod tests {
     fn send(out: &mut Out, now: Instant, unit: &Arc<Unit>, ticks: u32, wide: &mut u64) -> Vec<Vec<u8>> {
         out.begin(now, unit, ticks, now);
         let cut = |packet| {
-            let cut = out.cut(packet, ticks, wide);
+            let cut = out.cut(packet, 0, ticks, wide);
             [cut.header, cut.body].concat()
         };
         unit.packets.iter().map(cut).collect()

@@ -101,11 +101,11 @@ impl WebRtc {
         let certificate = crypto.dtls_provider.generate_certificate();
         WebRtc(Arc::new(Inner {
             gate,
+            feeds: Feeds::new(settings.crowd_batch),
             settings,
             listen,
             udp: udp.ok(),
             routes: Routes::default(),
-            feeds: Feeds::default(),
             certificate,
             crypto,
             sessions: Mutex::default(),

@@ -1,6 +1,7 @@
 //! What is set for all sessions.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 /// A server that helps players to find a way, as they are told (RFC 9725 4.6).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Settings {
     pub public: Vec<IpAddr>,
     /// Told to players.
     pub ice_servers: Vec<IceServer>,
+    /// The longest that sound waits for the next picture where hundreds watch.
+    pub crowd_batch: Duration,
 }
 
 /// Where players are to look for us, the most likely first: what the configuration says, or else the address that the request was sent to

@@ -1,10 +1,11 @@
-//! What goes to a player, enciphered, and what it says of that, deciphered (RFC 3711, RFC 7714). The ciphers are str0m's; what is around them is
-//! here because a packet is to be written once, straight into the burst that it leaves with.
+//! What goes to a player, enciphered, and what it says of that, deciphered (RFC 3711, RFC 7714). What is around the ciphers is here because a packet
+//! is to be written once, straight into the burst that it leaves with, and enciphered there: str0m's ciphers want another place to write to.
 
+use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, Nonce, UnboundKey};
 use str0m::crypto::dtls::SrtpProfile;
 use str0m::crypto::{
-    AeadAes128Gcm, AeadAes128GcmCipher, AeadAes256Gcm, AeadAes256GcmCipher, Aes128CmSha1_80, Aes128CmSha1_80Cipher,
-    CryptoProvider, Sha1HmacProvider, SrtpProvider,
+    AeadAes128Gcm, AeadAes256Gcm, Aes128CmSha1_80, Aes128CmSha1_80Cipher, CryptoProvider, Sha1HmacProvider,
+    SrtpProvider,
 };
 
 use crate::keys::Agreed;
@@ -34,31 +35,32 @@ pub(crate) struct Srtp {
 }
 
 enum Side {
-    Gcm { cipher: Gcm, salt: [u8; 12] },
-    Cm { cipher: Box<dyn Aes128CmSha1_80Cipher>, salt: [u8; 14], key: [u8; 20] },
+    /// Of both lengths of a key; all else of the two profiles is the same (RFC 7714 12).
+    Gcm {
+        cipher: LessSafeKey,
+        salt: [u8; 12],
+    },
+    Cm {
+        cipher: Box<dyn Aes128CmSha1_80Cipher>,
+        salt: [u8; 14],
+        key: [u8; 20],
+    },
 }
 
-/// Both lengths of a key; all else of the two profiles is the same (RFC 7714 12).
-enum Gcm {
-    Aes128(Box<dyn AeadAes128GcmCipher>),
-    Aes256(Box<dyn AeadAes256GcmCipher>),
+/// Appends `body` and its padding, enciphered where it is then, and its tag. Whether it could.
+fn seal(cipher: &LessSafeKey, iv: [u8; 12], known: &[u8], (body, padding): (&[u8], u8), out: &mut Vec<u8>) -> bool {
+    let at = out.len();
+    out.extend_from_slice(body);
+    pad(out, padding);
+    let tag = cipher.seal_in_place_separate_tag(Nonce::assume_unique_for_key(iv), Aad::from(known), &mut out[at..]);
+    tag.map(|tag| out.extend_from_slice(tag.as_ref())).is_ok()
 }
 
-impl Gcm {
-    /// Whether `out` has `body`, enciphered, and its tag.
-    fn seal(&mut self, iv: &[u8; 12], known: &[u8], body: &[u8], out: &mut [u8]) -> bool {
-        match self {
-            Gcm::Aes128(cipher) => cipher.encrypt(iv, known, body, out).is_ok(),
-            Gcm::Aes256(cipher) => cipher.encrypt(iv, known, body, out).is_ok(),
-        }
-    }
-
-    /// How many bytes `sealed` has become, which is with its tag. None: it is another's.
-    fn open(&mut self, iv: &[u8; 12], known: &[u8], sealed: &[u8], out: &mut [u8]) -> Option<usize> {
-        match self {
-            Gcm::Aes128(cipher) => cipher.decrypt(iv, &[known], sealed, out).ok(),
-            Gcm::Aes256(cipher) => cipher.decrypt(iv, &[known], sealed, out).ok(),
-        }
+/// Says how much it is in its last byte (RFC 3550 5.1).
+fn pad(out: &mut Vec<u8>, padding: u8) {
+    if padding > 0 {
+        out.resize(out.len() + usize::from(padding) - 1, 0);
+        out.push(padding);
     }
 }
 
@@ -103,20 +105,28 @@ impl Srtp {
 
     /// Appends an RTP packet to `out`; no two of an SSRC may have the same index. Nothing where the cipher refuses.
     pub(crate) fn protect_rtp(&mut self, out: &mut Vec<u8>, packet: &Cut<'_>) {
-        let Cut { header, body, index } = *packet;
+        let Cut { header, body, padding, index } = *packet;
         let [_, _, high, low, _, _, _, _, a, b, c, d, ..] = *header else { return };
         let (sequence, ssrc) = (u16::from_be_bytes([high, low]), u32::from_be_bytes([a, b, c, d]));
         let roll_overs = (index >> 16) as u32;
         let start = out.len();
-        let (at, end) = (start + header.len(), start + header.len() + body.len());
         out.extend_from_slice(header);
         let is_done = match &mut self.rtp {
             Side::Gcm { cipher, salt } => {
-                out.resize(end + AeadAes128Gcm::TAG_LEN, 0);
-                let iv = AeadAes128Gcm::rtp_iv(*salt, ssrc, roll_overs, sequence);
-                cipher.seal(&iv, header, body, &mut out[at..])
+                seal(cipher, AeadAes128Gcm::rtp_iv(*salt, ssrc, roll_overs, sequence), header, (body, padding), out)
             }
             Side::Cm { cipher, salt, key } => {
+                let mut padded = Vec::new();
+                let body = match padding {
+                    0 => body,
+                    // It does not encipher where it is.
+                    _ => {
+                        padded.extend_from_slice(body);
+                        pad(&mut padded, padding);
+                        &padded
+                    }
+                };
+                let (at, end) = (out.len(), out.len() + body.len());
                 out.resize(end + SLACK, 0);
                 let iv = Aes128CmSha1_80::rtp_iv(*salt, ssrc, index);
                 let is_done = cipher.encrypt(&iv, body, &mut out[at..]).is_ok();
@@ -142,20 +152,18 @@ impl Srtp {
         self.index += 1;
         let marked = (index | ENCIPHERED).to_be_bytes();
         let start = out.len();
-        let (at, end) = (start + RTCP_HEAD, start + packet.len());
         out.extend_from_slice(head);
         let mut known = [0; AeadAes128Gcm::RTCP_AAD_LEN];
         known[..RTCP_HEAD].copy_from_slice(head);
         known[RTCP_HEAD..].copy_from_slice(&marked);
         let is_done = match &mut self.rtcp {
             Side::Gcm { cipher, salt } => {
-                out.resize(end + AeadAes128Gcm::TAG_LEN, 0);
-                let iv = AeadAes128Gcm::rtcp_iv(*salt, ssrc, index);
-                let is_done = cipher.seal(&iv, &known, body, &mut out[at..]);
+                let is_done = seal(cipher, AeadAes128Gcm::rtcp_iv(*salt, ssrc, index), &known, (body, 0), out);
                 out.extend_from_slice(&marked);
                 is_done
             }
             Side::Cm { cipher, salt, key } => {
+                let (at, end) = (out.len(), out.len() + body.len());
                 out.resize(end + SLACK, 0);
                 let iv = Aes128CmSha1_80::rtp_iv(*salt, ssrc, index.into());
                 let is_done = cipher.encrypt(&iv, body, &mut out[at..]).is_ok();
@@ -222,9 +230,10 @@ impl Heard {
         let length = match &mut self.rtcp {
             Side::Gcm { cipher, salt } => {
                 let sealed = rest.get(..rest.len() - INDEX_BYTES)?;
-                // The library takes it for granted that there is a tag.
-                (sealed.len() >= AeadAes128Gcm::TAG_LEN).then_some(())?;
-                cipher.open(&AeadAes128Gcm::rtcp_iv(*salt, ssrc, index), &known, sealed, body)?
+                let body = body.get_mut(..sealed.len())?;
+                body.copy_from_slice(sealed);
+                let nonce = Nonce::assume_unique_for_key(AeadAes128Gcm::rtcp_iv(*salt, ssrc, index));
+                cipher.open_in_place(nonce, Aad::from(&known), body).ok()?.len()
             }
             Side::Cm { cipher, salt, key } => {
                 let (all, tag) = packet.split_last_chunk::<{ Aes128CmSha1_80::HMAC_TAG_LEN }>()?;
@@ -244,6 +253,10 @@ impl Heard {
     }
 }
 
+fn gcm(algorithm: &'static Algorithm, key: &[u8]) -> Option<LessSafeKey> {
+    UnboundKey::new(algorithm, key).ok().map(LessSafeKey::new)
+}
+
 /// What the keys of a session are made of.
 struct Master {
     crypto: &'static dyn SrtpProvider,
@@ -254,14 +267,12 @@ struct Master {
 impl Master {
     fn side(&self, profile: SrtpProfile, [key, tag, salt]: [u8; 3], encrypts: bool) -> Option<Side> {
         Some(match profile {
-            SrtpProfile::AEAD_AES_128_GCM => Side::Gcm {
-                cipher: Gcm::Aes128(self.crypto.aead_aes_128_gcm().create_cipher(self.derive(key), encrypts)),
-                salt: self.derive(salt),
-            },
-            SrtpProfile::AEAD_AES_256_GCM => Side::Gcm {
-                cipher: Gcm::Aes256(self.crypto.aead_aes_256_gcm().create_cipher(self.derive(key), encrypts)),
-                salt: self.derive(salt),
-            },
+            SrtpProfile::AEAD_AES_128_GCM => {
+                Side::Gcm { cipher: gcm(&AES_128_GCM, &self.derive::<16>(key))?, salt: self.derive(salt) }
+            }
+            SrtpProfile::AEAD_AES_256_GCM => {
+                Side::Gcm { cipher: gcm(&AES_256_GCM, &self.derive::<32>(key))?, salt: self.derive(salt) }
+            }
             SrtpProfile::AES128_CM_SHA1_80 => Side::Cm {
                 cipher: self.crypto.aes_128_cm_sha1_80().create_cipher(self.derive(key), encrypts),
                 salt: self.derive(salt),
@@ -323,16 +334,14 @@ mod tests {
     fn packets_are_enciphered_as_the_rfc_shows() {
         let crypto = from_feature_flags();
         let side = || Side::Gcm {
-            cipher: Gcm::Aes128(
-                crypto.srtp_provider.aead_aes_128_gcm().create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), true),
-            ),
+            cipher: gcm(&AES_128_GCM, &bytes::<16>("000102030405060708090a0b0c0d0e0f")).unwrap(),
             salt: bytes("517569642070726f2071756f"),
         };
         let mut srtp = Srtp { rtp: side(), rtcp: side(), hmac: crypto.sha1_hmac_provider, index: 0x05d4 };
         let header = bytes::<12>("8040f17b 8041f8d3 5501a0b2");
         let body = bytes::<38>("47616c6c 69612065 7374206f 6d6e6973 20646976 69736120 696e2070 61727465 73207472 6573");
         let mut out = vec![7];
-        srtp.protect_rtp(&mut out, &Cut { header: &header, body: &body, index: 0xf17b });
+        srtp.protect_rtp(&mut out, &Cut { header: &header, body: &body, padding: 0, index: 0xf17b });
         let wanted = bytes::<66>(
             "8040f17b 8041f8d3 5501a0b2 f24de3a3 fb34de6c acba861c 9d7e4bca be633bd5 0d294e6f 42a5f47a 51c7d19b 36de3adf
              8833899d 7f27beb1 6a9152cf 765ee439 0cce",
@@ -350,9 +359,7 @@ mod tests {
         );
         assert_eq!(out, wanted);
         let side = Side::Gcm {
-            cipher: Gcm::Aes128(
-                crypto.srtp_provider.aead_aes_128_gcm().create_cipher(bytes("000102030405060708090a0b0c0d0e0f"), false),
-            ),
+            cipher: gcm(&AES_128_GCM, &bytes::<16>("000102030405060708090a0b0c0d0e0f")).unwrap(),
             salt: bytes("517569642070726f2071756f"),
         };
         let mut heard = Heard { rtcp: side, hmac: crypto.sha1_hmac_provider, windows: Vec::new() };
@@ -360,7 +367,7 @@ mod tests {
         assert_eq!(heard.open(&wanted), None, "it came before");
         srtp.index = ENCIPHERED;
         srtp.protect_rtcp(&mut out, &packet);
-        srtp.protect_rtp(&mut out, &Cut { header: &header[..11], body: &body, index: 1 });
+        srtp.protect_rtp(&mut out, &Cut { header: &header[..11], body: &body, padding: 0, index: 1 });
         assert_eq!(out.len(), 72, "nothing was appended");
     }
 
@@ -381,7 +388,7 @@ mod tests {
         let stream = bytes::<32>("E03EAD0935C95E80E166B16DD92B4EB4 D23513162B02D0F72A43A2FE4A5F97AB");
         let hmac = |key: &[u8], parts: &[&[u8]]| crypto.sha1_hmac_provider.sha1_hmac(key, parts);
         let mut out = vec![9];
-        srtp.protect_rtp(&mut out, &Cut { header: &[0; 12], body: &[0; 32], index: 0 });
+        srtp.protect_rtp(&mut out, &Cut { header: &[0; 12], body: &[0; 32], padding: 0, index: 0 });
         let (packet, tag) = out[1..].split_at(44);
         assert_eq!((&packet[12..], tag.len()), (&stream[..], srtp.rtp_overhead()));
         assert!(Aes128CmSha1_80::rtp_verify(hmac, &key, packet, 0, tag));
@@ -390,6 +397,21 @@ mod tests {
         let (packet, tag) = out.split_at(44);
         assert_eq!((&packet[8..40], &packet[40..]), (&stream[..], &[0x80, 0, 0, 0][..]));
         assert!(out.len() == 40 + srtp.rtcp_overhead() && Aes128CmSha1_80::rtcp_verify(hmac, &key, packet, tag));
+    }
+
+    #[test]
+    fn padding_is_enciphered_and_says_how_much_it_is() {
+        let crypto = from_feature_flags();
+        for profile in SrtpProfile::ALL.iter().copied() {
+            let material = (0..profile.keying_material_len()).map(|at| at as u8).collect();
+            let mut srtp = Srtp::new(&crypto, &Agreed { profile, material, is_active: true }).unwrap().0;
+            let (mut padded, mut plain) = (Vec::new(), Vec::new());
+            let header = [0xa0, 96, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3];
+            srtp.protect_rtp(&mut padded, &Cut { header: &header, body: &[7; 40], padding: 4, index: 1 });
+            let body = [&[7; 40][..], &[0, 0, 0, 4]].concat();
+            srtp.protect_rtp(&mut plain, &Cut { header: &header, body: &body, padding: 0, index: 1 });
+            assert_eq!((padded.len(), &padded), (12 + 44 + srtp.rtp_overhead(), &plain), "{profile}");
+        }
     }
 
     /// Of both ends of a session, in each profile.

@@ -1,19 +1,27 @@
-//! `webrtc`: where players find this node.
+//! `webrtc`: where players find this node, and how sound goes to many.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::values::{FromText, leaf_by_text, shown};
+use super::values::{FromText, Period, leaf_by_text, shown};
 
 /// The section `webrtc`. WebRTC has the number of the one port, TCP and UDP.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a section of keys and values")]
 pub struct WebRtc {
     /// Addresses under which this node is found from outside, where a router stands in front of it. Default: those of this machine.
     pub public_addr: Vec<PublicAddr>,
     /// Servers that players are told of, STUN and TURN.
     pub ice_servers: Vec<IceServer>,
+    /// The longest that sound waits for the next picture where hundreds watch a stream.
+    pub crowd_batch: Period<0, 1_000>,
+}
+
+impl Default for WebRtc {
+    fn default() -> WebRtc {
+        WebRtc { public_addr: Vec::new(), ice_servers: Vec::new(), crowd_batch: Period::from_millis(40) }
+    }
 }
 
 /// One of `webrtc.public_addr`.
