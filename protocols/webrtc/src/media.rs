@@ -130,6 +130,8 @@ impl Media {
         if units.is_empty() {
             return;
         }
+        // What is live goes at once; what waited, as the group of pictures a viewer begins with, by and by.
+        let room = if state.backlog.is_empty() { ROOM } else { PART };
         let mut first: Option<Waiting> = None;
         for unit in units {
             first.take().into_iter().for_each(|waiting| state.backlog.put_back(waiting));
@@ -151,7 +153,7 @@ impl Media {
             state.look(now, &self.outlet, &self.figures);
             return;
         }
-        let is_seen = match (state.send(now, first, &self.outlet, &self.figures), &state.watched) {
+        let is_seen = match (state.send(now, first, room, &self.outlet, &self.figures), &state.watched) {
             (Rest::Done, _) | (Rest::Blocked(Some(_)), Watched::Bell) => true,
             (Rest::Until(at), Watched::Until(watched)) => *watched <= at,
             (Rest::Until(_) | Rest::Blocked(_), _) => false,
@@ -166,7 +168,7 @@ impl Media {
     /// Sends what waits, as far as the network takes it.
     pub(crate) fn send(&self) -> Rest {
         let mut state = self.lock();
-        let rest = state.send(Instant::now(), None, &self.outlet, &self.figures);
+        let rest = state.send(Instant::now(), None, PART, &self.outlet, &self.figures);
         state.watched = match &rest {
             Rest::Until(at) => Watched::Until(*at),
             Rest::Blocked(Some(_)) => Watched::Bell,
@@ -243,8 +245,15 @@ impl Media {
 }
 
 impl State {
-    /// Sends what waits, and behind that `first`, which is there where nothing waits.
-    fn send(&mut self, now: Instant, mut first: Option<Waiting>, outlet: &Outlet, figures: &SessionFigures) -> Rest {
+    /// Sends what waits, and behind that `first`, which is there where nothing waits; at the most so many packets.
+    fn send(
+        &mut self,
+        now: Instant,
+        mut first: Option<Waiting>,
+        mut room: usize,
+        outlet: &Outlet,
+        figures: &SessionFigures,
+    ) -> Rest {
         let left_out = self.backlog.thin(now);
         if left_out > 0 {
             figures.count_gap(left_out as u64);
@@ -255,8 +264,6 @@ impl State {
             let bell = self.way.filter(|_| !self.backlog.is_empty()).map(|way| outlet.written(way.path));
             return if self.backlog.is_empty() { Rest::Done } else { Rest::Blocked(bell.flatten()) };
         };
-        // A live picture at once; what is more than that, as the group of pictures a viewer begins with, by and by.
-        let mut room = if first.is_some() { ROOM } else { PART };
         while room > 0 {
             let allowed = self.budget.allows(now);
             if let Some(waiting) = first.take_if(|waiting| !allowed && waiting.unit.kind == Kind::Video) {
@@ -488,6 +495,8 @@ pub(crate) mod tests {
         assert_eq!(came(), 22);
         media.push(&[numbered(3, 80)]);
         assert_eq!(came(), 80);
+        media.push(&[sound(4, 10), numbered(5, 80)]);
+        assert_eq!(came(), 81);
     }
 
     #[tokio::test(start_paused = true)]
