@@ -16,7 +16,7 @@ use crate::stamp::STAMP_BYTES;
 const MEGABITS: u32 = 2;
 /// Pictures a second, where nothing else is said.
 const FPS: u32 = 30;
-/// From key frame to key frame, in pictures: one second.
+/// From key frame to key frame, in pictures: one second, at 30.
 pub(crate) const GOP: u64 = 30;
 /// Bytes of all video bodies of a second: 2 Mbit/s.
 pub(crate) const VIDEO_BYTES_PER_SECOND: usize = 250_000;

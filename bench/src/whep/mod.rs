@@ -43,6 +43,8 @@ const APART: Duration = Duration::from_millis(10);
 /// How often a viewer looks what came, as the floor's do. Nobody waits for its socket: on loopback who sends would pay for waking it, which viewers
 /// elsewhere do not cost.
 const SWEEP: Duration = Duration::from_millis(10);
+/// Most bytes of a key frame.
+const KEY_BYTES: u64 = 4 << 20;
 /// How long a viewer may take to be connected.
 const CONNECT: Duration = Duration::from_secs(15);
 
@@ -91,6 +93,10 @@ pub(crate) fn run(args: &WhepArgs) -> Result<()> {
 
 fn measure(args: &WhepArgs, program: &Path) -> Result<Figures> {
     let shape = Shape { megabits: args.megabits, fps: args.fps, sound: !args.no_sound };
+    // A key frame of the bench has 600 kB at 1 Mbit/s and 1 a second.
+    if 600_000 * u64::from(args.megabits) / u64::from(args.fps) > KEY_BYTES {
+        bail!("key frames of more than 4 MiB, which servers refuse: take more --fps or fewer --megabits");
+    }
     let server = Server::start(ServerKind::Culvert, Class::Shared, program)?;
     let mut publisher = Publisher::start_with(server.address(), shape)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;

@@ -18,8 +18,8 @@ use crate::media::Media;
 const MEMBERS: usize = 48;
 /// Most units that a viewer is given at once.
 const AT_ONCE: usize = 8;
-/// From so many viewers on sound waits for company, and what each of them adds to that: 250 make 40 ms.
-const MANY: u32 = 100;
+/// From so many viewers on sound waits for company, and what each of them adds to that: 125 make 20 ms, which is a packet of Opus, and 250 make 40.
+const MANY: u32 = 125;
 const SHARE: Duration = Duration::from_micros(160);
 
 /// Viewers who are served one after the other.
@@ -151,7 +151,7 @@ mod tests {
         let came = || from_fn(next).filter(|packet| !is_rtcp(packet)).count();
         let (media, ..) = to(socket.local_addr().unwrap()).await;
         media.set_way(Some(way(socket.local_addr().unwrap())));
-        let (crew, viewers) = (Arc::new(Crew::default()), Arc::new(AtomicUsize::new(99)));
+        let (crew, viewers) = (Arc::new(Crew::default()), Arc::new(AtomicUsize::new(124)));
         let _berth = crew.enter(Arc::new(media));
         let (units, receiver) = broadcast::channel(100);
         let pace = Pace { viewers: viewers.clone(), most: Duration::from_millis(40) };
@@ -183,7 +183,11 @@ mod tests {
         advance(Duration::from_millis(41)).await;
         settle().await;
         assert_eq!(came(), 1, "40 ms are the most");
-        send(sound(8, 10)).await;
+        for number in 8..8 + AT_ONCE as u64 {
+            send(sound(number, 10)).await;
+        }
+        assert_eq!(came(), AT_ONCE, "so many are enough");
+        send(sound(16, 10)).await;
         drop(units);
         settle().await;
         assert_eq!((came(), running.is_finished()), (1, true), "what waits goes, and then it is over");

@@ -131,7 +131,9 @@ impl Drop for Open {
 /// One stream's.
 pub(crate) struct Feed {
     state: Mutex<State>,
-    seats: Arc<AtomicUsize>,
+    seats: AtomicUsize,
+    /// Of them, those that are connected and get what there is.
+    watching: Arc<AtomicUsize>,
     left: Notify,
     wanted: Notify,
     closed: CancellationToken,
@@ -199,7 +201,8 @@ impl Feeds {
         };
         let feed = Arc::new(Feed {
             state: Mutex::new(state),
-            seats: Arc::new(AtomicUsize::new(1)),
+            seats: AtomicUsize::new(1),
+            watching: Arc::default(),
             crowd_batch: self.crowd_batch,
             left: Notify::new(),
             wanted: Notify::new(),
@@ -255,6 +258,9 @@ impl Feed {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if self.berth.is_some() {
+            self.feed.watching.fetch_sub(1, Ordering::Relaxed);
+        }
         self.feed.seats.fetch_sub(1, Ordering::AcqRel);
         self.feed.left.notify_one();
     }
@@ -278,13 +284,15 @@ impl Seat {
             Some(crew) => crew.clone(),
             None => {
                 let crew = Arc::new(Crew::default());
-                let pace = Pace { viewers: self.feed.seats.clone(), most: self.feed.crowd_batch };
+                let pace = Pace { viewers: self.feed.watching.clone(), most: self.feed.crowd_batch };
                 self.hub.spawn(crew.clone().run(units.subscribe(), pace));
                 state.crews.push(crew.clone());
                 crew
             }
         };
-        self.berth = Some(crew.enter(media));
+        if self.berth.replace(crew.enter(media)).is_none() {
+            self.feed.watching.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(has_picture)
     }
 

@@ -141,6 +141,7 @@ impl Link {
         // More than any peer has: the agent keeps them all.
         if is_stun && !self.peers.may_ask(datagram.path) {
             self.refused += 1;
+            tracing::debug!(%peer, "a WebRTC peer has had more addresses than are kept; it is to begin anew");
             return None;
         }
         self.peers.hear(peer, datagram.to, [self.path, self.chosen].map(|path| path.map(|path| path.peer)));

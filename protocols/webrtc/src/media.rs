@@ -25,8 +25,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const TELL: Duration = Duration::from_secs(1);
 /// Where no unit came for so long after a look, the session's task has the next.
 const LATE: Duration = Duration::from_secs(5);
-/// Packets of what waits that go at once, and the rest after that: some 300 Mbit/s. A player's socket holds some 90 on Linux (212,992 bytes, of which each
-/// takes 2,304) where it does not ask for more, as Firefox does not.
+/// Packets of what waits that go at once, and how long no more of it goes then. A player's socket holds some 90 on Linux (212,992 bytes, of which each
+/// takes 2,304, however short) where it does not ask for more, as Firefox does not. The budget counts bytes.
 const PART: usize = 64;
 const REST: Duration = Duration::from_millis(2);
 /// Packets that are looked for of a compound that asks for many.
@@ -54,6 +54,8 @@ struct State {
     /// The number of the next packet, of all that go out.
     wide: u64,
     arrived: Arrived,
+    /// What waited has gone in part, and until then no more of it goes.
+    rests: Option<Instant>,
     looked: Option<Instant>,
     told: Option<Instant>,
     burst: Burst,
@@ -101,6 +103,7 @@ impl Media {
             budget: Budget::new(Instant::now()),
             wide: FIRST,
             arrived: Arrived::default(),
+            rests: None,
             looked: None,
             told: None,
             burst: Burst::default(),
@@ -264,8 +267,9 @@ impl State {
             let bell = self.way.filter(|_| !self.backlog.is_empty()).map(|way| outlet.written(way.path));
             return if self.backlog.is_empty() { Rest::Done } else { Rest::Blocked(bell.flatten()) };
         };
+        let rests = self.rests.filter(|until| now < *until && first.is_none());
         while room > 0 {
-            let allowed = self.budget.allows(now);
+            let allowed = rests.is_none() && self.budget.allows(now);
             if let Some(waiting) = first.take_if(|waiting| !allowed && waiting.unit.kind == Kind::Video) {
                 self.backlog.put_back(waiting);
             }
@@ -280,7 +284,7 @@ impl State {
                     break;
                 }
                 // Sounds that have come together go together, for which none may be longer than the one before it.
-                let longer = if is_picture { 0 } else { self.backlog.longest_sound() };
+                let longer = if is_picture || way.path.tcp { 0 } else { self.backlog.longest_sound() };
                 let padding = u8::try_from(longer.saturating_sub(packet.payload.len())).unwrap_or(0);
                 let bytes = out.bytes_of(packet) + usize::from(padding) + self.srtp.rtp_overhead();
                 is_blocked = !self.burst.has_room(outlet, way, bytes);
@@ -294,7 +298,7 @@ impl State {
                 self.burst.append(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
                 room -= 1;
                 next += 1;
-                self.budget.spend(packet.payload.len());
+                self.budget.spend(packet.payload.len() + usize::from(padding));
             }
             waiting.next = next;
             if next < waiting.unit.packets.len() {
@@ -312,8 +316,8 @@ impl State {
         }
         match self.backlog.is_empty() {
             true => Rest::Done,
-            false if room == 0 => Rest::Until(now + REST),
-            false => Rest::Until(self.budget.again()),
+            false if room == 0 => Rest::Until(*self.rests.insert(now + REST)),
+            false => Rest::Until(rests.unwrap_or_else(|| self.budget.again())),
         }
     }
 
@@ -486,16 +490,21 @@ pub(crate) mod tests {
         media.set_way(Some(way(peer)));
         assert!(media.begin(vec![numbered(1, 100), numbered(2, 50)], 2));
         let came = || std::iter::from_fn(|| next(&socket)).filter(|(.., bytes)| !is_rtcp(bytes)).count();
-        for wanted in [64, 64] {
-            let Rest::Until(at) = media.send() else { panic!("there is more") };
-            assert_eq!((at - Instant::now(), came()), (REST, wanted));
-            advance(REST).await;
-        }
+        let Rest::Until(at) = media.send() else { panic!("there is more") };
+        assert_eq!((at - Instant::now(), came()), (REST, 64));
+        advance(REST / 2).await;
+        assert!(matches!(media.send(), Rest::Until(rests) if rests == at), "whoever asks");
+        media.push(&[sound(3, 10)]);
+        assert_eq!(came(), 1, "sound waits for nothing");
+        advance(REST / 2).await;
+        assert!(matches!(media.send(), Rest::Until(rests) if rests == at + REST));
+        assert_eq!(came(), 64);
+        advance(REST).await;
         assert!(matches!(media.send(), Rest::Done));
         assert_eq!(came(), 22);
-        media.push(&[numbered(3, 80)]);
+        media.push(&[numbered(4, 80)]);
         assert_eq!(came(), 80);
-        media.push(&[sound(4, 10), numbered(5, 80)]);
+        media.push(&[sound(5, 10), numbered(6, 80)]);
         assert_eq!(came(), 81);
     }
 

@@ -65,6 +65,7 @@ mod tests {
         let kept = [Some(address(0)), None];
         for port in 0..5_000 {
             peers.hear(address(port), own, kept);
+            assert!(port < 7 || peers.own(address(7)).is_some(), "{port}");
             peers.hear(address(7), own, kept);
         }
         let known = |peers: &Peers| (0..6_000).filter(|port| peers.own(address(*port)).is_some()).collect::<Vec<_>>();

@@ -100,10 +100,9 @@ impl Routes {
     pub(crate) fn pass(&self, datagram: Datagram) -> bool {
         let inbox = {
             let table = self.table();
-            match table.paths.get(&datagram.path) {
-                Some(inbox) => Some(inbox.clone()),
-                None => named(&datagram.data).and_then(|name| table.names.get(name).cloned()),
-            }
+            // Who is asked for comes first: a router may have given the path of one to another.
+            let named = named(&datagram.data).and_then(|name| table.names.get(name));
+            named.or_else(|| table.paths.get(&datagram.path)).cloned()
         };
         let Some(inbox) = inbox else {
             self.0.strange.fetch_add(1, Ordering::Relaxed);
@@ -158,14 +157,22 @@ impl Entry {
         if let Some(at) = self.paths.iter().position(|known| *known == path) {
             // The one that was answered last is the last to go.
             self.paths[at..].rotate_left(1);
-            return;
+        } else {
+            if self.paths.len() >= PATHS {
+                let oldest = self.paths.remove(0);
+                self.leave(&mut self.routes.table(), oldest);
+            }
+            self.paths.push(path);
         }
-        let mut table = self.routes.table();
-        if self.paths.len() >= PATHS {
-            table.paths.remove(&self.paths.remove(0));
+        // Another session may have had it meanwhile.
+        self.routes.table().paths.insert(path, self.inbox.clone());
+    }
+
+    /// A path may have become another session's.
+    fn leave(&self, table: &mut Table, path: Path) {
+        if table.paths.get(&path).is_some_and(|inbox| inbox.same_channel(&self.inbox)) {
+            table.paths.remove(&path);
         }
-        self.paths.push(path);
-        table.paths.insert(path, self.inbox.clone());
     }
 
     /// It has this name as well from now on.
@@ -191,10 +198,7 @@ impl Drop for Entry {
             table.names.remove(name);
         }
         for path in &self.paths {
-            // A path may have become another session's.
-            if table.paths.get(path).is_some_and(|inbox| inbox.same_channel(&self.inbox)) {
-                table.paths.remove(path);
-            }
+            self.leave(&mut table, *path);
         }
     }
 }
@@ -252,7 +256,13 @@ mod tests {
         assert!(routes.pass(datagram(1, b"\x80media")) && inbox.try_recv().is_ok());
         // Another session at the same path, and the end of the first, which does not take the path with it.
         let (mut other, mut others) = routes.enter("wxyz");
+        assert!(routes.pass(datagram(1, &request("wxyz"))) && others.try_recv().is_ok(), "its name counts");
         other.bind(datagram(1, b"").path);
+        // And back, and forth.
+        entry.bind(datagram(1, b"").path);
+        assert!(routes.pass(datagram(1, b"\x80media")) && inbox.try_recv().is_ok());
+        other.bind(datagram(1, b"").path);
+        (10..10 + PATHS as u16).for_each(|port| entry.bind(datagram(port, b"").path));
         drop(entry);
         assert!(routes.pass(datagram(1, b"\x80media")) && others.try_recv().is_ok());
         assert!(!routes.pass(datagram(2, &request("abcd"))));
@@ -267,10 +277,11 @@ mod tests {
         let (mut entry, _inbox) = routes.enter("abcd");
         for port in 0..100 {
             entry.bind(datagram(port, b"").path);
-            entry.bind(datagram(3.min(port), b"").path);
+            let used = datagram(3.min(port), b"").path;
+            assert!(routes.table().paths.contains_key(&used), "it is in use");
+            entry.bind(used);
         }
         assert_eq!(routes.table().paths.len(), PATHS);
-        assert!(routes.table().paths.contains_key(&datagram(3, b"").path), "it is in use");
         (0..2 * WAITING).for_each(|_| assert!(routes.pass(datagram(99, b"x"))));
         assert_eq!(routes.figures(), (0, WAITING as u64));
     }
