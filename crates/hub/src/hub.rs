@@ -338,6 +338,12 @@ impl Hub {
         }
     }
 
+    /// What [`Hub::drain`] cancels. Whatever else is to end with the node ends by it: a stream of which a part ended by
+    /// another one, a moment before, would be told to its readers as having ended by itself.
+    pub fn drain_token(&self) -> CancellationToken {
+        self.0.draining.clone()
+    }
+
     /// Whether nobody is let in any more.
     pub fn is_draining(&self) -> bool {
         self.0.draining.is_cancelled()

@@ -12,7 +12,6 @@ use culvert_snapshot::Snapshots;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use crate::api::{self, Api};
 use crate::auth::{Guard, Rules};
@@ -42,7 +41,6 @@ pub struct Node {
     pub cascade: Cascade,
     guard: Arc<Guard>,
     ready: Arc<AtomicBool>,
-    stop: CancellationToken,
 }
 
 impl Node {
@@ -50,8 +48,8 @@ impl Node {
     pub fn start(config: &Config) -> anyhow::Result<Node> {
         let identity = NodeIdentity::load_or_make(&config.node)?;
         let guard = Arc::new(Guard::new(Rules::new(config, &identity.admin_token)));
-        let stop = CancellationToken::new();
         let (hub, pace) = (Hub::new(hub_limits(config)), pace(config));
+        let stop = hub.drain_token();
         let silence = config.limits.stall_timeout.get();
         let handshake = config.limits.handshake_timeout.get();
         let dial = tls::client(None)?;
@@ -123,7 +121,7 @@ impl Node {
         pushes.start_configured(&config.push);
         saved.begin(&pulls, &pushes);
         tracing::info!(%address, secure, cid = %identity.cid.as_str(), "serving");
-        Ok(Node { identity, address, secure, hub, cascade, guard, ready, stop })
+        Ok(Node { identity, address, secure, hub, cascade, guard, ready })
     }
 
     /// The URL of a path on this node, as somebody on this machine would write it.
@@ -144,7 +142,6 @@ impl Node {
     /// Lets nobody in any more, tells publishers and viewers, and waits until they have gone, within bounds.
     pub async fn drain(&self) {
         self.ready.store(false, Ordering::Relaxed);
-        self.stop.cancel();
         self.hub.drain();
         self.cascade.peers().drain();
         let gone = async {
