@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use culvert_hub::StreamInfo;
 use culvert_media::StreamName;
@@ -121,10 +122,18 @@ pub fn stream_name(name: &str) -> StreamName {
     StreamName::parse(name).expect("a test's own name")
 }
 
-/// A port that was free a moment ago, for a node that starts later.
+/// A port that was free a moment ago, for a node that starts later. Of those that no system gives out by itself, so that
+/// nothing else on the machine has it meanwhile: not a connection, and not a test that asked for any port.
 pub fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("loopback");
-    socket.local_addr().expect("bound").port()
+    const FROM: u32 = 20_000;
+    const PORTS: u32 = 12_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Tests of other processes begin elsewhere.
+    let begin = std::process::id().wrapping_mul(97);
+    let next = || begin.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS + FROM;
+    let mut ports = std::iter::repeat_with(next).take(PORTS as usize).filter_map(|port| u16::try_from(port).ok());
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.expect("one of twelve thousand ports is free")
 }
 
 /// What the configuration keeps of a token.

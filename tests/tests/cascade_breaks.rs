@@ -208,6 +208,11 @@ fn mortal(cid: &'static str, port: u16, yaml: String, stream: Option<&'static st
     (runtime, node)
 }
 
+/// Ends it; its sockets are closed then, and its port is free.
+async fn bury(runtime: Runtime) {
+    tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(10))).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lower_that_is_killed_or_restarted_goes_on_with_the_viewers_it_had() {
     for killed in [true, false] {
@@ -228,7 +233,7 @@ async fn a_lower_that_is_killed_or_restarted_goes_on_with_the_viewers_it_had() {
         } else {
             lower.node.drain().await;
         }
-        runtime.shutdown_background();
+        bury(runtime).await;
         let before = came.lock().unwrap().len();
         let (runtime, lower) = mortal("edge1", 0, yaml, Some("live/a"));
         until_linked(&upper, "edge1", 2).await;
@@ -246,7 +251,7 @@ async fn a_lower_that_is_killed_or_restarted_goes_on_with_the_viewers_it_had() {
         assert_eq!(marks, 1, "killed: {killed}");
         let video = stamps(&came, VIDEO);
         assert!(video.windows(2).all(|two| two[0] < two[1]), "{video:?}");
-        runtime.shutdown_background();
+        bury(runtime).await;
         drop(lower);
     }
 }
@@ -272,14 +277,14 @@ async fn a_node_between_that_is_killed_or_restarted_does_not_end_the_viewers_abo
         } else {
             middle.node.drain().await;
         }
-        runtime.shutdown_background();
+        bury(runtime).await;
         let (runtime, middle) = mortal("m1", port, yaml, None);
         let begun = Instant::now();
         while seen.frames < 400 {
             seen.check(&viewer.frame().await.expect("viewers stay"));
         }
         println!("killed {killed}: 300 frames {:?} after the restart", begun.elapsed());
-        runtime.shutdown_background();
+        bury(runtime).await;
         drop(middle);
     }
 }
