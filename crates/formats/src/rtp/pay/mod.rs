@@ -38,6 +38,12 @@ pub(super) enum Packetizer {
     Whole(Option<u32>),
 }
 
+/// How large the pieces are of which there are as few as can be, of at most `most` bytes: all alike, and the last a few bytes
+/// shorter. So they go to the kernel as one.
+fn even(bytes: usize, most: usize) -> usize {
+    bytes.div_ceil(bytes.div_ceil(most.max(1)).max(1)).max(1)
+}
+
 impl Packetizer {
     pub(super) fn new(track: &Track) -> Packetizer {
         match track.codec {
@@ -65,6 +71,25 @@ impl Packetizer {
             Packetizer::Aac => aac::pack(&frame.data, max, emit),
             Packetizer::Mpa => mpa::pack(&frame.data, max, emit),
             Packetizer::Whole(bytes_per_tick) => whole::pack(&frame.data, max, *bytes_per_tick, emit),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::even;
+
+    #[test]
+    fn pieces_are_as_few_as_can_be_and_alike() {
+        for (bytes, most, size) in [(0, 10, 1), (1, 10, 1), (10, 10, 10), (11, 10, 6), (20_000, 1148, 1112), (5, 0, 1)]
+        {
+            assert_eq!(even(bytes, most), size, "{bytes} by {most}");
+        }
+        for bytes in 1..3000 {
+            let size = even(bytes, 100);
+            let pieces: Vec<_> = vec![0; bytes].chunks(size).map(<[u8]>::len).collect();
+            assert_eq!(pieces.len(), bytes.div_ceil(100), "{bytes}");
+            assert!(size <= 100 && pieces.iter().all(|piece| piece + pieces.len() > size), "{bytes}");
         }
     }
 }

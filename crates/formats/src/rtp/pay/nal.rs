@@ -4,7 +4,7 @@ use bytes::Bytes;
 use culvert_media::codec::{h264, h265, nal};
 use culvert_media::{Codec, Frame, Track};
 
-use super::{Emit, Piece};
+use super::{Emit, Piece, even};
 use crate::nal::{Kind, Role};
 
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Packetizer {
             Kind::H265 => [first & 0x81 | 49 << 1, second, 0],
         };
         let head_bytes = self.kind.header_bytes();
-        let pieces = body.chunks(max.saturating_sub(head_bytes + 1).max(1));
+        let pieces = body.chunks(even(body.len(), max.saturating_sub(head_bytes + 1)));
         let count = pieces.len();
         for (at, part) in pieces.enumerate() {
             let (start, end) = (at == 0, at + 1 == count);

@@ -4,7 +4,7 @@
 
 use culvert_media::Frame;
 
-use super::{Emit, Piece};
+use super::{Emit, Piece, even};
 
 /// The descriptor: one byte required, one of extensions, two of PictureID.
 const DESCRIPTOR_BYTES: usize = 4;
@@ -33,7 +33,7 @@ impl Packetizer {
         let [high, low] = (LONG_ID | self.next).to_be_bytes();
         self.next = self.next.wrapping_add(1);
         let mut start = START;
-        let mut pieces = frame.data.chunks(max.saturating_sub(DESCRIPTOR_BYTES).max(1)).peekable();
+        let mut pieces = frame.data.chunks(even(frame.data.len(), max.saturating_sub(DESCRIPTOR_BYTES))).peekable();
         while let Some(piece) = pieces.next() {
             let descriptor = [EXTENDED | start, PICTURE_ID, high, low];
             emit(Piece { parts: &[&descriptor, piece], marker: pieces.peek().is_none(), ticks: 0 });
@@ -62,7 +62,7 @@ mod tests {
             packetizer.pack(&frame, 64, &mut |piece| packets.push((piece.parts.concat(), piece.marker)));
         }
         let heads: Vec<_> = packets.iter().map(|(packet, marker)| (&packet[..4], packet.len(), *marker)).collect();
-        assert_eq!(heads[..2], [(&[0x90, 0x80, 0xff, 0xff][..], 64, false), (&[0x80, 0x80, 0xff, 0xff][..], 44, true)]);
-        assert_eq!(heads[2..], [(&[0x90, 0x80, 0x80, 0][..], 64, false), (&[0x80, 0x80, 0x80, 0][..], 44, true)]);
+        assert_eq!(heads[..2], [(&[0x90, 0x80, 0xff, 0xff][..], 54, false), (&[0x80, 0x80, 0xff, 0xff][..], 54, true)]);
+        assert_eq!(heads[2..], [(&[0x90, 0x80, 0x80, 0][..], 54, false), (&[0x80, 0x80, 0x80, 0][..], 54, true)]);
     }
 }

@@ -5,7 +5,7 @@
 use culvert_media::Frame;
 use culvert_media::codec::vp9::Header;
 
-use super::{Emit, Piece};
+use super::{Emit, Piece, even};
 
 /// The descriptor: one byte required, two of picture id.
 const DESCRIPTOR_BYTES: usize = 3;
@@ -38,7 +38,7 @@ impl Packetizer {
         let key = Header::parse(&frame.data).map_or(frame.key, |header| header.key);
         let flags = PICTURE_ID | if key { 0 } else { PREDICTED };
         let mut begin = BEGIN;
-        let mut pieces = frame.data.chunks(max.saturating_sub(DESCRIPTOR_BYTES).max(1)).peekable();
+        let mut pieces = frame.data.chunks(even(frame.data.len(), max.saturating_sub(DESCRIPTOR_BYTES))).peekable();
         while let Some(piece) = pieces.next() {
             let last = pieces.peek().is_none();
             let descriptor = [flags | begin | if last { END } else { 0 }, high, low];
@@ -74,9 +74,9 @@ mod tests {
         // Beginnings of libvpx-vp9 frames: a key frame of 64x64 and one that is predicted.
         let key = packets(&mut packetizer, &[0x82, 0x49, 0x83, 0x42, 0, 0x03, 0xf0, 0x03, 0xf6, 0], 150);
         let heads: Vec<_> = key.iter().map(|(packet, marker)| (&packet[..3], packet.len(), *marker)).collect();
-        assert_eq!(heads[0], (&[0x88, 0xff, 0xff][..], 64, false));
-        assert_eq!(heads[1], (&[0x80, 0xff, 0xff][..], 64, false));
-        assert_eq!(heads[2], (&[0x84, 0xff, 0xff][..], 31, true));
+        assert_eq!(heads[0], (&[0x88, 0xff, 0xff][..], 53, false));
+        assert_eq!(heads[1], (&[0x80, 0xff, 0xff][..], 53, false));
+        assert_eq!(heads[2], (&[0x84, 0xff, 0xff][..], 53, true));
         let predicted = packets(&mut packetizer, &[0x86, 0, 0x40], 20);
         assert_eq!((&predicted[0].0[..3], predicted[0].1), (&[0xcc, 0x80, 0][..], true));
     }
