@@ -6,10 +6,12 @@
 mod aac;
 mod decode;
 mod encode;
+mod join;
 mod resample;
 mod transcoder;
 
 pub use aac::{InAac, NamedInAac, Player, WithAac};
+pub use join::Joiner;
 pub use transcoder::Transcoder;
 
 use decode::Decode;
