@@ -122,8 +122,8 @@ pub fn stream_name(name: &str) -> StreamName {
     StreamName::parse(name).expect("a test's own name")
 }
 
-/// A port that was free a moment ago, for a node that starts later. Of those that no system gives out by itself, so that
-/// nothing else on the machine has it meanwhile: not a connection, and not a test that asked for any port.
+/// A port that was free a moment ago, for a node that starts later. Of those that no system gives out by itself, as they
+/// come, so that nothing else on the machine has it meanwhile: not a connection, and not a test that asked for any port.
 pub fn free_port() -> u16 {
     const FROM: u32 = 20_000;
     const PORTS: u32 = 12_000;

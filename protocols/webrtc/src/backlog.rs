@@ -1,5 +1,5 @@
-//! What waits to go to a viewer. Sound goes before pictures; pictures that would come late are left out: first those that nothing is built on, then
-//! the rest of their group.
+//! What waits to go to a viewer. Sound goes before pictures, but for one packet of it that can be the last of what the kernel is given at once; pictures
+//! that would come late are left out: first those that nothing is built on, then the rest of their group.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use culvert_media::{Kind, Time};
 use tokio::time::Instant;
 
-use crate::feed::Unit;
+use crate::burst::LENGTHENED;
+use crate::feed::{Packet, Unit};
 
 /// Units that wait at the most.
 const MOST: usize = 2048;
@@ -28,14 +29,74 @@ pub(crate) struct Waiting {
     pub(crate) shown: Instant,
     /// The first packet that has not been sent.
     pub(crate) next: usize,
+    /// Sounds that are one packet go by themselves.
+    apart: bool,
     since: Instant,
+}
+
+impl Waiting {
+    fn new(now: Instant, unit: Arc<Unit>) -> Waiting {
+        Waiting { pts: unit.pts, shown: unit.shown, unit, next: 0, apart: false, since: now }
+    }
+
+    /// All of it.
+    pub(crate) fn packets(&self) -> &[Packet] {
+        if self.apart && !self.unit.apart.is_empty() { &self.unit.apart } else { &self.unit.packets }
+    }
+}
+
+/// What waits of a kind. The first of it is here: mostly there is no other, and with many viewers all that lies elsewhere is in no cache.
+#[derive(Debug, Default)]
+struct Queue {
+    first: Option<Waiting>,
+    rest: VecDeque<Waiting>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.first.iter().chain(&self.rest)
+    }
+
+    fn push_back(&mut self, waiting: Waiting) {
+        if self.is_empty() {
+            self.first = Some(waiting);
+        } else {
+            self.rest.push_back(waiting);
+        }
+    }
+
+    fn push_front(&mut self, waiting: Waiting) {
+        if let Some(second) = self.first.replace(waiting) {
+            self.rest.push_front(second);
+        }
+    }
+
+    fn pop_front(&mut self) -> Option<Waiting> {
+        self.first.take().or_else(|| self.rest.pop_front())
+    }
+
+    /// All of it at one place.
+    fn all(&mut self) -> &mut VecDeque<Waiting> {
+        if let Some(first) = self.first.take() {
+            self.rest.push_front(first);
+        }
+        &mut self.rest
+    }
 }
 
 /// What waits.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    sounds: VecDeque<Waiting>,
-    pictures: VecDeque<Waiting>,
+    sounds: Queue,
+    pictures: Queue,
     /// Pictures are passed over until a key frame comes.
     waits: bool,
 }
@@ -52,30 +113,25 @@ impl Backlog {
             let before = u32::try_from(behind - 1 - at).unwrap_or(u32::MAX).saturating_mul(FAST_MS);
             let pts = last - Time::from_millis(before.into());
             let shown = newest.checked_sub(Duration::from_millis(before.into())).unwrap_or(newest);
-            self.pictures.push_back(Waiting { unit, pts, shown, next: 0, since: now });
+            self.pictures.push_back(Waiting { pts, shown, ..Waiting::new(now, unit) });
         }
         true
     }
 
-    /// Takes a unit that is to go, unless it would be late. It is given back where nothing waits before it.
-    pub(crate) fn push(&mut self, now: Instant, unit: Arc<Unit>) -> Option<Waiting> {
-        if unit.kind == Kind::Video {
-            if self.pictures.len() >= MOST {
-                self.wait();
-            }
-            if self.waits && !unit.key {
-                return None;
-            }
-            self.waits = false;
+    /// Takes a unit that is to go, unless it would be late. `apart`: sounds are to go by themselves.
+    pub(crate) fn push(&mut self, now: Instant, unit: Arc<Unit>, apart: bool) {
+        if unit.kind == Kind::Audio {
+            self.sounds.push_back(Waiting { apart, ..Waiting::new(now, unit) });
+            return;
         }
-        let (pts, shown) = (unit.pts, unit.shown);
-        let waiting = Waiting { unit, pts, shown, next: 0, since: now };
-        if self.is_empty() {
-            return Some(waiting);
+        if self.pictures.len() >= MOST {
+            self.wait();
         }
-        let queue = if waiting.unit.kind == Kind::Video { &mut self.pictures } else { &mut self.sounds };
-        queue.push_back(waiting);
-        None
+        if self.waits && !unit.key {
+            return;
+        }
+        self.waits = false;
+        self.pictures.push_back(Waiting::new(now, unit));
     }
 
     /// Pictures go on with the next key frame. One that has begun is sent to its end. Says how many were left out.
@@ -83,27 +139,28 @@ impl Backlog {
         self.waits = true;
         let begun = self.begun();
         let left_out = self.pictures.len() - begun;
-        self.pictures.truncate(begun);
+        self.pictures.all().truncate(begun);
         left_out
     }
 
     /// Leaves out what would come late, and says how many.
     pub(crate) fn thin(&mut self, now: Instant) -> usize {
         let is_late = |waiting: &Waiting, late: Duration| now.saturating_duration_since(waiting.since) > late;
-        while self.sounds.front().is_some_and(|sound| is_late(sound, LATE.1)) {
+        while self.sounds.iter().next().is_some_and(|sound| is_late(sound, LATE.1)) {
             self.sounds.pop_front();
         }
         let begun = self.begun();
-        let Some(first) = self.pictures.get(begun) else { return 0 };
+        let Some(first) = self.pictures.iter().nth(begun) else { return 0 };
         let before = self.pictures.len();
         if is_late(first, LATE.1) {
-            match self.pictures.iter().rposition(|waiting| waiting.unit.key) {
-                Some(key) if key >= begun => drop(self.pictures.drain(begun..key)),
+            let pictures = self.pictures.all();
+            match pictures.iter().rposition(|waiting| waiting.unit.key) {
+                Some(key) if key >= begun => drop(pictures.drain(begun..key)),
                 Some(_) | None => return self.wait(),
             }
         } else if is_late(first, LATE.0) {
             let mut at = 0;
-            self.pictures.retain(|waiting| {
+            self.pictures.all().retain(|waiting| {
                 at += 1;
                 at <= begun || !waiting.unit.is_disposable
             });
@@ -113,17 +170,35 @@ impl Backlog {
 
     /// How many pictures have begun: one or none.
     fn begun(&self) -> usize {
-        self.pictures.front().map_or(0, |first| usize::from(first.next > 0))
+        self.pictures.iter().next().map_or(0, |first| usize::from(first.next > 0))
     }
 
     /// How many bytes the longest of the sounds has that go next: those that are no longer than the first can go with it.
     pub(crate) fn longest_sound(&self) -> usize {
-        let next = self.sounds.iter().take(TOGETHER).flat_map(|sound| &sound.unit.packets);
+        let next = self.sounds.iter().take(TOGETHER).flat_map(Waiting::packets);
         next.map(|packet| packet.payload.len()).max().unwrap_or_default()
     }
 
-    /// What goes next; pictures only where they are allowed.
-    pub(crate) fn pop(&mut self, pictures: bool) -> Option<Waiting> {
+    /// Whether what waits is one picture of less than `room` packets, the last of which can be made as long as the others, and one packet of sound that is
+    /// no longer, and so can go behind it.
+    pub(crate) fn can_end_with_sound(&self, room: usize) -> bool {
+        let (mut sounds, mut pictures) = (self.sounds.iter(), self.pictures.iter());
+        let (Some(sound), None) = (sounds.next(), sounds.next()) else { return false };
+        let (Some(picture), None) = (pictures.next(), pictures.next()) else { return false };
+        let size = match picture.packets() {
+            [.., before, last] if last.payload.len() + LENGTHENED >= before.payload.len() => before.payload.len(),
+            [only] => only.payload.len(),
+            _ => return false,
+        };
+        let [sound] = sound.packets() else { return false };
+        sound.payload.len() <= size && picture.next == 0 && picture.packets().len() < room
+    }
+
+    /// What goes next; pictures only where they are allowed, and before sound where that is said.
+    pub(crate) fn pop(&mut self, pictures: bool, picture_first: bool) -> Option<Waiting> {
+        if pictures && picture_first {
+            return self.pictures.pop_front();
+        }
         self.sounds.pop_front().or_else(|| pictures.then(|| self.pictures.pop_front())?)
     }
 
@@ -147,23 +222,7 @@ mod tests {
 
     fn unit(kind: Kind, key: bool, is_disposable: bool, at: i64) -> Arc<Unit> {
         let pts = Time::from_millis(at);
-        Arc::new(Unit {
-            number: 1,
-            kind,
-            key,
-            is_disposable,
-            pts,
-            shown: Instant::now(),
-            packets: Vec::new(),
-            bytes: 0,
-        })
-    }
-
-    /// Nothing goes.
-    fn put(backlog: &mut Backlog, now: Instant, unit: Arc<Unit>) {
-        if let Some(waiting) = backlog.push(now, unit) {
-            backlog.put_back(waiting);
-        }
+        Arc::new(Unit { number: 1, key, is_disposable, ..Unit::new(kind, pts, Instant::now()) })
     }
 
     /// A key frame each second, each second picture disposable, 10 a second; the time of each is its place.
@@ -171,13 +230,13 @@ mod tests {
         let mut backlog = Backlog::default();
         let at = |n: i64| now + Duration::from_millis(n.unsigned_abs() * 100);
         for n in range.clone() {
-            put(&mut backlog, at(n), unit(Kind::Video, n % 10 == 0, n % 2 == 1, n));
+            backlog.push(at(n), unit(Kind::Video, n % 10 == 0, n % 2 == 1, n), false);
         }
         (backlog, at(range.end))
     }
 
     fn left(backlog: &mut Backlog) -> Vec<i64> {
-        std::iter::from_fn(|| backlog.pop(true)).map(|waiting| waiting.pts.millis()).collect()
+        std::iter::from_fn(|| backlog.pop(true, false)).map(|waiting| waiting.pts.millis()).collect()
     }
 
     #[test]
@@ -190,7 +249,7 @@ mod tests {
         let (mut backlog, at) = pictures(now, 1..13);
         assert_eq!((backlog.thin(at), left(&mut backlog)), (9, vec![10, 11, 12]), "the newest key frame");
         let (mut backlog, at) = pictures(now, 1..13);
-        let mut first = backlog.pop(true).unwrap();
+        let mut first = backlog.pop(true, false).unwrap();
         first.next = 1;
         backlog.put_back(first);
         assert_eq!((backlog.thin(at), left(&mut backlog)), (8, vec![1, 10, 11, 12]), "what has begun ends");
@@ -201,18 +260,16 @@ mod tests {
         let now = Instant::now();
         let mut backlog = Backlog { waits: false, ..Backlog::default() };
         for n in 1..5 {
-            put(&mut backlog, now, unit(Kind::Video, false, false, n));
-            put(&mut backlog, now + Duration::from_secs(2), unit(Kind::Audio, false, false, 100 + n));
+            backlog.push(now, unit(Kind::Video, false, false, n), false);
+            backlog.push(now + Duration::from_secs(2), unit(Kind::Audio, false, false, 100 + n), false);
         }
         let at = now + Duration::from_secs(2);
         assert_eq!(backlog.thin(at), 4);
         for (n, key) in [(5, false), (6, true), (7, false)] {
-            put(&mut backlog, at, unit(Kind::Video, key, false, n));
+            backlog.push(at, unit(Kind::Video, key, false, n), false);
         }
-        assert_eq!(backlog.pop(false).map(|sound| sound.pts.millis()), Some(101), "sound first");
+        assert_eq!(backlog.pop(false, false).map(|sound| sound.pts.millis()), Some(101), "sound first");
         assert_eq!(left(&mut backlog), [102, 103, 104, 6, 7]);
         assert!(backlog.is_empty());
-        let next = backlog.push(at, unit(Kind::Video, false, false, 8));
-        assert!(next.is_some_and(|next| next.pts.millis() == 8) && backlog.is_empty(), "at once where nothing waits");
     }
 }

@@ -13,6 +13,8 @@ use crate::udp::{Turn, Udp};
 
 /// Most bytes that go to the kernel at once (its own limit is 64 KiB).
 const BURST_BYTES: usize = 60 << 10;
+/// How many bytes the last packet of a picture may be shorter than those before it, where sound is to go behind it: so much it is lengthened.
+pub(crate) const LENGTHENED: usize = 64;
 /// Most packets that are put on their way before it is looked whether a TCP connection takes more, and before others have their turn.
 pub(crate) const ROOM: usize = 128;
 
@@ -48,6 +50,11 @@ impl Outlet {
     /// What rings when a connection has taken some of what waits, or the kernel some of what is for the network; none where the connection is gone.
     pub(crate) fn written(&self, path: Path) -> Option<Bell> {
         if path.tcp { self.routes.written(path.peer).map(Bell::Connection) } else { self.kernel() }
+    }
+
+    /// Whether several datagrams go to the kernel at once.
+    pub(crate) fn goes_together(&self) -> bool {
+        self.udp.as_ref().is_some_and(|udp| udp.most_at_once() > 1)
     }
 
     /// What rings when the kernel takes datagrams.
@@ -101,6 +108,12 @@ impl Burst {
             // Asked each time: it is noticed late that a network card takes one at a time.
             && outlet.udp.as_ref().is_some_and(|udp| self.count < udp.most_at_once())
             && self.data.len() + bytes <= BURST_BYTES
+    }
+
+    /// How many bytes, of a few, a packet of `bytes` bytes lacks to be as long as those with which it goes to the kernel.
+    pub(crate) fn lacks(&self, outlet: &Outlet, way: Way, bytes: usize) -> usize {
+        let lacks = self.size.saturating_sub(bytes);
+        if lacks <= LENGTHENED && self.takes(outlet, way, self.size) { lacks } else { 0 }
     }
 
     /// Puts a packet on its way, with what goes the same way. `write` appends `bytes` bytes, or none where it is not to be sent. Where there was no

@@ -11,15 +11,16 @@ use culvert_hub::{Admission, Hub, Next, Subscriber, Wish};
 use culvert_media::codec::{self, h264, h265};
 use culvert_media::{Codec, Frame, Kind, StreamName, Time, Track, TrackId, Tracks};
 use tokio::sync::{Notify, broadcast};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::crew::{Berth, Crew, Pace};
+use crate::crew::{Berth, Crew};
 use crate::media::Media;
+use crate::sounds::{self, Sounds};
 
 /// Most bytes of a payload: with RTP, its extensions, SRTP, UDP and IPv6 it passes where 1,280 bytes do (RFC 8200 5).
-const PAYLOAD_BYTES: usize = 1150;
-/// Units that a crew may be behind before its viewers go on at the next key frame: four seconds of pictures and sound.
+pub(crate) const PAYLOAD_BYTES: usize = 1150;
+/// Batches that a crew may be behind before its viewers go on at the next key frame: four seconds of pictures and sound, or more.
 const BEHIND: usize = 400;
 /// Most of a group that is kept for who comes: more would be late when it is there.
 const KEPT_BYTES: usize = 8 << 20;
@@ -30,7 +31,7 @@ const ASK: Duration = Duration::from_millis(500);
 const APART: Duration = Duration::from_secs(5);
 
 /// A frame, cut.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Unit {
     /// Counted from 1.
     pub(crate) number: u64,
@@ -44,11 +45,26 @@ pub(crate) struct Unit {
     /// The same by our clock.
     pub(crate) shown: Instant,
     pub(crate) packets: Vec<Packet>,
+    /// Sounds that are one packet in `packets`, each by itself: for those who are not to have that.
+    pub(crate) apart: Vec<Packet>,
+    /// How long the sounds are of which that packet is made.
+    pub(crate) lasts: Time,
     pub(crate) bytes: usize,
 }
 
+/// Units that are sent at the same time: they go to each viewer together.
+pub(crate) type Batch = Arc<[Arc<Unit>]>;
+
+impl Unit {
+    /// One without a packet yet, and without a number.
+    pub(crate) fn new(kind: Kind, pts: Time, shown: Instant) -> Unit {
+        let (packets, apart, lasts, bytes) = (Vec::new(), Vec::new(), Time::ZERO, 0);
+        Unit { number: 0, kind, key: false, is_disposable: false, pts, shown, packets, apart, lasts, bytes }
+    }
+}
+
 /// A payload.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub(crate) payload: Arc<[u8]>,
     pub(crate) marker: bool,
@@ -133,7 +149,7 @@ pub(crate) struct Feed {
     state: Mutex<State>,
     seats: AtomicUsize,
     /// Of them, those that are connected and get what there is.
-    watching: Arc<AtomicUsize>,
+    watching: AtomicUsize,
     left: Notify,
     wanted: Notify,
     closed: CancellationToken,
@@ -146,7 +162,7 @@ struct State {
     cached_bytes: usize,
     /// The number of the newest unit.
     newest: u64,
-    units: Option<broadcast::Sender<Arc<Unit>>>,
+    units: Option<broadcast::Sender<Batch>>,
     crews: Vec<Arc<Crew>>,
     end: Option<Over>,
 }
@@ -202,7 +218,7 @@ impl Feeds {
         let feed = Arc::new(Feed {
             state: Mutex::new(state),
             seats: AtomicUsize::new(1),
-            watching: Arc::default(),
+            watching: AtomicUsize::new(0),
             crowd_batch: self.crowd_batch,
             left: Notify::new(),
             wanted: Notify::new(),
@@ -284,8 +300,7 @@ impl Seat {
             Some(crew) => crew.clone(),
             None => {
                 let crew = Arc::new(Crew::default());
-                let pace = Pace { viewers: self.feed.watching.clone(), most: self.feed.crowd_batch };
-                self.hub.spawn(crew.clone().run(units.subscribe(), pace));
+                self.hub.spawn(crew.clone().run(units.subscribe()));
                 state.crews.push(crew.clone());
                 crew
             }
@@ -316,6 +331,7 @@ struct Worker<'a> {
     feed: &'a Feed,
     video: Option<(TrackId, Cutter)>,
     audio: Option<(TrackId, Cutter)>,
+    sounds: Sounds,
     /// Makes Opus of the sound.
     to_opus: Option<Transcoder>,
     /// The latest presentation of the pictures since the last key frame.
@@ -333,6 +349,7 @@ impl<'a> Worker<'a> {
             feed,
             video: None,
             audio: None,
+            sounds: Sounds::default(),
             to_opus: None,
             shown: Time::ZERO,
             tied: None,
@@ -346,6 +363,10 @@ impl<'a> Worker<'a> {
         loop {
             let next = tokio::select! {
                 next = reader.next() => next,
+                () = reached(self.sounds.due()) => {
+                    self.emit(None);
+                    continue;
+                }
                 () = self.feed.left() => return Over::Ended,
                 () = wanted(&self.feed.wanted, asked) => {
                     asked = Some(Instant::now());
@@ -353,6 +374,9 @@ impl<'a> Worker<'a> {
                     continue;
                 }
             };
+            if !matches!(next, Next::Frame(_)) {
+                self.emit(None);
+            }
             match next {
                 Next::Frame(frame) => {
                     if let Err(over) = self.frame(&frame) {
@@ -367,6 +391,7 @@ impl<'a> Worker<'a> {
                     }
                     let cutter = |track: &Option<Track>| track.as_ref().map(|track| (track.id, Cutter::new(track)));
                     (self.video, self.audio) = (cutter(&sent.video), cutter(&sent.audio));
+                    self.sounds = Sounds::new(sent.audio.as_ref());
                     self.layers = sent.video.as_ref().map(|video| {
                         let is_h265 = video.codec == Codec::H265;
                         (video.codec, is_h265.then(|| h265::highest_temporal_id(&video.config)).flatten())
@@ -423,10 +448,24 @@ impl<'a> Worker<'a> {
         }
         let key = kind == Kind::Video && frame.key;
         let is_disposable = kind == Kind::Video && !key && self.is_disposable(frame);
-        let mut state = self.feed.lock();
-        state.newest += 1;
-        let number = state.newest;
-        state.push(Unit { number, kind, key, is_disposable, pts: frame.pts, shown, packets, bytes });
+        let unit = Unit { key, is_disposable, packets, bytes, ..Unit::new(kind, frame.pts, shown) };
+        match kind {
+            Kind::Video => self.emit(Some(unit)),
+            Kind::Audio => {
+                let wait = sounds::wait(self.feed.watching.load(Ordering::Relaxed), self.feed.crowd_batch);
+                if self.sounds.push(Instant::now(), unit, wait) {
+                    self.emit(None);
+                }
+            }
+        }
+    }
+
+    /// Gives out the sounds that wait, and this with them.
+    fn emit(&mut self, picture: Option<Unit>) {
+        let units: Vec<Unit> = self.sounds.take().into_iter().chain(picture).collect();
+        if !units.is_empty() {
+            self.feed.lock().push(units);
+        }
     }
 
     /// Whether a picture is sent: browsers show pictures as they come, so one that is shown before another that came is left out where nothing
@@ -467,30 +506,47 @@ impl<'a> Worker<'a> {
 async fn wanted(wanted: &Notify, asked: Option<Instant>) {
     // In this order: what was taken out of the bell is not put back where another thing comes first.
     if let Some(asked) = asked {
-        tokio::time::sleep_until(asked + ASK).await;
+        sleep_until(asked + ASK).await;
     }
     wanted.notified().await;
 }
 
+/// Returns at this moment, if there is one.
+async fn reached(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl State {
-    fn push(&mut self, unit: Unit) {
+    fn push(&mut self, units: Vec<Unit>) {
+        let numbered = units.into_iter().zip(self.newest + 1..).map(|(unit, number)| Arc::new(Unit { number, ..unit }));
+        let batch: Batch = numbered.collect();
+        for unit in &*batch {
+            self.newest = unit.number;
+            self.keep(unit);
+        }
+        if let Some(units) = &self.units {
+            // Nobody may be there at this moment.
+            units.send(batch).ok();
+        }
+    }
+
+    /// Keeps it for who comes, where a decoder can show it.
+    fn keep(&mut self, unit: &Arc<Unit>) {
         if unit.key {
             self.forget();
         }
         // Sound begins with what is live.
-        let is_kept = unit.kind == Kind::Video && (unit.key || !self.cache.is_empty());
-        let unit = Arc::new(unit);
-        if is_kept {
-            self.cached_bytes += unit.bytes;
-            self.cache.push_back(unit.clone());
-            if self.cached_bytes > KEPT_BYTES || self.cache.len() > KEPT_UNITS {
-                // Who comes now waits for the next one.
-                self.forget();
-            }
+        if unit.kind == Kind::Audio || (!unit.key && self.cache.is_empty()) {
+            return;
         }
-        if let Some(units) = &self.units {
-            // Nobody may be there at this moment.
-            units.send(unit).ok();
+        self.cached_bytes += unit.bytes;
+        self.cache.push_back(unit.clone());
+        if self.cached_bytes > KEPT_BYTES || self.cache.len() > KEPT_UNITS {
+            // Who comes now waits for the next one.
+            self.forget();
         }
     }
 
@@ -536,5 +592,100 @@ impl Seat {
             Some(_) => return Err(Over::Reordered),
         }
         over().map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::SystemTime;
+
+    use bytes::Bytes;
+    use culvert_formats::rtp::{Packet as Received, is_rtcp};
+    use culvert_hub::{HubLimits, Identity, Source};
+    use culvert_media::codec::opus::Head;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::media::tests::{to, way};
+
+    /// Lets the feed and its crews go on.
+    async fn settle() {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sound_waits_for_the_next_picture_where_many_watch_and_a_picture_for_nothing() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let peer = socket.local_addr().unwrap();
+        let (hub, stream): (_, StreamName) = (Hub::new(HubLimits::default()), "live/a".parse().unwrap());
+        let source = || Source { protocol: "webrtc", remote: peer };
+        let publisher = hub.publish(&stream, source(), Identity::anonymous()).unwrap();
+        let (video, audio) = (TrackId(1), TrackId(2));
+        publisher.set_tracks(Tracks::new(vec![
+            Track::new(video, Codec::Vp8, Bytes::new()).unwrap(),
+            Track::new(audio, Codec::Opus, Head::new(2).unwrap().write()).unwrap(),
+        ]));
+        let write = async |track: TrackId, at: i64, data: Vec<u8>| {
+            let (dts, wall) = (Time::from_millis(at), SystemTime::now());
+            let frame =
+                Frame { track, dts, pts: dts, key: track == video, discontinuity: false, wall, data: data.into() };
+            publisher.write(frame).unwrap();
+            settle().await;
+        };
+        write(video, 0, vec![0; 30]).await;
+        let admission = hub.read(&stream, source(), Identity::anonymous()).unwrap();
+        let feeds = Feeds::new(Duration::from_millis(40));
+        let mut seat = feeds.join(&hub, &stream, &admission);
+        settle().await;
+        let (media, ..) = to(peer).await;
+        media.set_way(Some(way(peer)));
+        let media = Arc::new(media);
+        assert_eq!(seat.begin(media.clone()), Ok(true));
+        media.send();
+        // How many bytes each packet has.
+        let came = || {
+            let mut bytes = [0; 2048];
+            let packets = std::iter::from_fn(|| socket.recv(&mut bytes).ok().map(|length| bytes[..length].to_vec()));
+            let media = packets.filter(|packet| !is_rtcp(packet)).collect::<Vec<_>>();
+            media.iter().map(|packet| Received::parse(packet).unwrap().payload.len() - 16).collect::<Vec<_>>()
+        };
+        assert_eq!(came(), [34], "what it begins with; the descriptor of VP8 has four bytes");
+        // 20 ms, as it is in a code of its own in front of what is one.
+        let sound = |bytes: usize| [vec![0x98], vec![7; bytes - 1]].concat();
+        let watch = |viewers| seat.feed.watching.store(viewers, Ordering::Relaxed);
+        watch(124);
+        write(audio, 20, sound(5)).await;
+        assert_eq!(came(), [5], "few watch");
+        watch(200);
+        write(audio, 40, sound(5)).await;
+        advance(Duration::from_millis(20)).await;
+        write(audio, 60, sound(6)).await;
+        assert_eq!(came(), [0; 0], "200 x 0.16 ms are not over");
+        // Both sounds are one packet behind it, in which the length of the first is said.
+        write(video, 60, vec![0; 30]).await;
+        assert_eq!(came(), [34, 11]);
+        write(video, 80, vec![0; 31]).await;
+        assert_eq!(came(), [35], "a picture waits for nothing");
+        write(audio, 80, sound(7)).await;
+        advance(Duration::from_millis(31)).await;
+        settle().await;
+        assert_eq!(came(), [0; 0]);
+        advance(Duration::from_millis(2)).await;
+        settle().await;
+        assert_eq!(came(), [7], "no picture came");
+        watch(100_000);
+        write(audio, 100, sound(8)).await;
+        advance(Duration::from_millis(41)).await;
+        settle().await;
+        assert_eq!(came(), [8], "40 ms are the most");
+        write(audio, 120, sound(9)).await;
+        publisher.finish(culvert_hub::End::Finished);
+        settle().await;
+        assert_eq!(came(), [9], "what waits goes before the end");
+        watch(1);
     }
 }

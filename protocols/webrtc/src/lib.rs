@@ -26,6 +26,7 @@ mod routes;
 mod server;
 mod session;
 mod settings;
+mod sounds;
 mod srtp;
 mod tcp;
 mod udp;

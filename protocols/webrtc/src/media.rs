@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime};
 use culvert_formats::rtp::feedback::Nack;
 use culvert_formats::rtp::rtcp::{self, Block, Message, Ntp};
 use culvert_hub::SessionFigures;
-use culvert_media::Kind;
+use culvert_media::{Kind, Time};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::arrived::{Arrived, FIRST};
-use crate::backlog::{Backlog, Waiting};
+use crate::backlog::Backlog;
 use crate::budget::Budget;
 use crate::burst::{Bell, Burst, Outlet, ROOM, Way};
 use crate::feed::Unit;
@@ -29,6 +29,8 @@ const LATE: Duration = Duration::from_secs(5);
 /// takes 2,304, however short) where it does not ask for more, as Firefox does not. The budget counts bytes.
 const PART: usize = 64;
 const REST: Duration = Duration::from_millis(2);
+/// The part of the packets from which on two sounds in one packet would be missed too often, and down to which they still would.
+const FEW: (f32, f32) = (0.005, 0.01);
 /// Packets that are looked for of a compound that asks for many.
 const ASKED: usize = 1024;
 
@@ -37,6 +39,8 @@ pub(crate) struct Media {
     state: Mutex<State>,
     outlet: Outlet,
     figures: Arc<SessionFigures>,
+    /// The longest packet of sound that it takes.
+    longest: Time,
     /// Rings when something waits that did not before.
     waits: Notify,
 }
@@ -56,6 +60,8 @@ struct State {
     arrived: Arrived,
     /// What waited has gone in part, and until then no more of it goes.
     rests: Option<Instant>,
+    /// Packets are lost: each sound goes by itself, and first.
+    loses: bool,
     looked: Option<Instant>,
     told: Option<Instant>,
     burst: Burst,
@@ -93,6 +99,7 @@ impl Media {
         audio: Option<Out>,
         figures: Arc<SessionFigures>,
     ) -> Media {
+        let longest = audio.as_ref().map_or(Time::ZERO, Out::longest);
         let state = State {
             srtp,
             way: None,
@@ -104,13 +111,14 @@ impl Media {
             wide: FIRST,
             arrived: Arrived::default(),
             rests: None,
+            loses: false,
             looked: None,
             told: None,
             burst: Burst::default(),
             watched: Watched::Nothing,
             body: Vec::new(),
         };
-        Media { state: Mutex::new(state), outlet, figures, waits: Notify::new() }
+        Media { state: Mutex::new(state), outlet, figures, longest, waits: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,21 +142,23 @@ impl Media {
             return;
         }
         // What is live goes at once; what waited, as the group of pictures a viewer begins with, by and by.
-        let room = if state.backlog.is_empty() { ROOM } else { PART };
-        let mut first: Option<Waiting> = None;
+        let is_live = state.backlog.is_empty();
         for unit in units {
-            first.take().into_iter().for_each(|waiting| state.backlog.put_back(waiting));
             if unit.number > state.newest + 1 {
                 let left_out = state.backlog.wait() as u64;
                 self.figures.count_gap(left_out + unit.number - state.newest - 1);
             }
             state.newest = unit.number;
+            let out = if unit.kind == Kind::Video { &state.video } else { &state.audio };
+            if out.is_none() {
+                continue;
+            }
             state.budget.want(unit.bytes);
-            first = state.backlog.push(now, unit.clone());
+            let apart = state.loses || unit.lasts > self.longest;
+            state.backlog.push(now, unit.clone(), apart);
         }
         // Others were there before: it has its turn.
         if matches!(state.watched, Watched::Bell) && state.way.is_some_and(|way| !way.path.tcp) {
-            first.take().into_iter().for_each(|waiting| state.backlog.put_back(waiting));
             let left_out = state.backlog.thin(now);
             if left_out > 0 {
                 self.figures.count_gap(left_out as u64);
@@ -156,7 +166,11 @@ impl Media {
             state.look(now, &self.outlet, &self.figures);
             return;
         }
-        let is_seen = match (state.send(now, first, room, &self.outlet, &self.figures), &state.watched) {
+        let room = if is_live { ROOM } else { PART };
+        if is_live {
+            state.rests = None;
+        }
+        let is_seen = match (state.send(now, room, &self.outlet, &self.figures), &state.watched) {
             (Rest::Done, _) | (Rest::Blocked(Some(_)), Watched::Bell) => true,
             (Rest::Until(at), Watched::Until(watched)) => *watched <= at,
             (Rest::Until(_) | Rest::Blocked(_), _) => false,
@@ -171,7 +185,7 @@ impl Media {
     /// Sends what waits, as far as the network takes it.
     pub(crate) fn send(&self) -> Rest {
         let mut state = self.lock();
-        let rest = state.send(Instant::now(), None, PART, &self.outlet, &self.figures);
+        let rest = state.send(Instant::now(), PART, &self.outlet, &self.figures);
         state.watched = match &rest {
             Rest::Until(at) => Watched::Until(*at),
             Rest::Blocked(Some(_)) => Watched::Bell,
@@ -248,45 +262,51 @@ impl Media {
 }
 
 impl State {
-    /// Sends what waits, and behind that `first`, which is there where nothing waits; at the most so many packets.
-    fn send(
-        &mut self,
-        now: Instant,
-        mut first: Option<Waiting>,
-        mut room: usize,
-        outlet: &Outlet,
-        figures: &SessionFigures,
-    ) -> Rest {
+    /// Sends what waits, at the most so many packets.
+    fn send(&mut self, now: Instant, mut room: usize, outlet: &Outlet, figures: &SessionFigures) -> Rest {
         let left_out = self.backlog.thin(now);
         if left_out > 0 {
             figures.count_gap(left_out as u64);
         }
         let way = self.way.filter(|way| outlet.has_room(way.path));
         let Some(way) = way else {
-            first.into_iter().for_each(|waiting| self.backlog.put_back(waiting));
             let bell = self.way.filter(|_| !self.backlog.is_empty()).map(|way| outlet.written(way.path));
             return if self.backlog.is_empty() { Rest::Done } else { Rest::Blocked(bell.flatten()) };
         };
-        let rests = self.rests.filter(|until| now < *until && first.is_none());
+        let rests = self.rests.filter(|until| now < *until);
+        // Where the network is narrow sound goes first, and where it loses packets, too: what comes last of a burst is lost first.
+        let is_wide = !self.loses && self.budget.bits_per_second().is_none();
+        let (mut has_sound, mut sent) = (false, None);
         while room > 0 {
             let allowed = rests.is_none() && self.budget.allows(now);
-            if let Some(waiting) = first.take_if(|waiting| !allowed && waiting.unit.kind == Kind::Video) {
-                self.backlog.put_back(waiting);
-            }
-            let Some(mut waiting) = first.take().or_else(|| self.backlog.pop(allowed)) else { break };
+            let may_end_with_sound = is_wide && !has_sound && !way.path.tcp && outlet.goes_together();
+            let ends_with_sound = may_end_with_sound && self.backlog.can_end_with_sound(room);
+            let Some(mut waiting) = self.backlog.pop(allowed, ends_with_sound) else { break };
             let is_picture = waiting.unit.kind == Kind::Video;
+            has_sound |= !is_picture;
             let out = if is_picture { &mut self.video } else { &mut self.audio };
             let Some(out) = out else { continue };
             let ticks = wrapped(waiting.pts.to_ticks(out.clock_hz()));
+            let packets = waiting.packets();
             let (mut next, mut is_blocked) = (waiting.next, false);
-            for packet in waiting.unit.packets.iter().skip(next) {
+            for packet in packets.iter().skip(next) {
                 if room == 0 || (is_picture && !self.budget.allows(now)) {
                     break;
                 }
-                // Sounds that have come together go together, for which none may be longer than the one before it.
-                let longer = if is_picture || way.path.tcp { 0 } else { self.backlog.longest_sound() };
-                let padding = u8::try_from(longer.saturating_sub(packet.payload.len())).unwrap_or(0);
-                let bytes = out.bytes_of(packet) + usize::from(padding) + self.srtp.rtp_overhead();
+                let bytes = out.bytes_of(packet) + self.srtp.rtp_overhead();
+                // What goes together must be of one size, but for the last of it, which may be shorter.
+                let lacks = match is_picture {
+                    _ if way.path.tcp => 0,
+                    true if ends_with_sound && next + 1 == packets.len() => self.burst.lacks(outlet, way, bytes),
+                    true => 0,
+                    false => {
+                        let next = packets.iter().skip(next + 1).map(|packet| packet.payload.len());
+                        let longest = next.chain([self.backlog.longest_sound()]).max().unwrap_or_default();
+                        longest.saturating_sub(packet.payload.len())
+                    }
+                };
+                let padding = u8::try_from(lacks).unwrap_or(0);
+                let bytes = bytes + usize::from(padding);
                 is_blocked = !self.burst.has_room(outlet, way, bytes);
                 if is_blocked {
                     break;
@@ -300,16 +320,20 @@ impl State {
                 next += 1;
                 self.budget.spend(packet.payload.len() + usize::from(padding));
             }
+            let is_over = next == packets.len();
             waiting.next = next;
-            if next < waiting.unit.packets.len() {
+            if !is_over {
                 self.backlog.put_back(waiting);
                 if is_blocked {
                     return Rest::Blocked(outlet.written(way.path));
                 }
-                break;
+                // Sound that was to go behind it does not wait for the rest of it.
+                continue;
             }
-            figures.count(waiting.unit.bytes as u64, 1);
-            figures.set_sent(waiting.unit.pts);
+            // Sounds that are one packet count as what they are.
+            figures.count(waiting.unit.bytes as u64, waiting.unit.apart.len().max(1) as u64);
+            sent = sent.max(Some(waiting.unit.pts));
+            sent.into_iter().for_each(|sent| figures.set_sent(sent));
         }
         if !self.burst.flush(outlet) {
             return Rest::Blocked(outlet.written(way.path));
@@ -330,6 +354,7 @@ impl State {
         let was_free = self.budget.bits_per_second().is_none();
         let report = self.arrived.look();
         self.budget.handle_report(now, report);
+        report.loss.into_iter().for_each(|loss| self.learn(loss));
         if self.told.is_none_or(|told| now >= told + TELL) {
             self.report(now, outlet);
         }
@@ -339,12 +364,22 @@ impl State {
         }
     }
 
+    /// This part of the packets was lost.
+    fn learn(&mut self, loss: f32) {
+        let (few, many) = FEW;
+        self.loses = loss > if self.loses { few } else { many };
+    }
+
     fn hear_block(&mut self, now: Instant, block: &Block) {
         let of = |out: &&mut Out| out.ssrc() == block.ssrc;
         let pictures = self.video.as_mut().filter(of);
         let of_pictures = pictures.is_some();
         let Some(out) = pictures.or(self.audio.as_mut().filter(of)) else { return };
         out.know();
+        if self.video.is_none() {
+            // The budget is of no use to sound alone.
+            self.learn(f32::from(block.fraction_lost) / 256.0);
+        }
         self.arrived.hear_report(now, block, of_pictures);
     }
 
@@ -479,6 +514,104 @@ pub(crate) mod tests {
         media.push(&[sound(5, 12)]);
         let alone = std::iter::from_fn(|| Some(next())).find(|packets| !is_rtcp(&packets[0])).unwrap();
         assert_eq!(alone.iter().map(|packet| (packet[0], packet.len() - 44)).collect::<Vec<_>>(), [(0x90, 12)]);
+    }
+
+    /// Of packets of so many bytes each.
+    fn picture(number: u64, packets: &[usize]) -> Arc<Unit> {
+        let packet = |(at, bytes): (usize, &usize)| crate::feed::Packet {
+            payload: vec![at as u8; *bytes].into(),
+            marker: at + 1 == packets.len(),
+            ticks: 0,
+        };
+        let mut unit = Arc::try_unwrap(numbered(number, 1)).unwrap();
+        unit.packets = packets.iter().enumerate().map(packet).collect();
+        Arc::new(unit)
+    }
+
+    /// Two sounds of 40 ms, of 12 bytes as one packet, and of 5 and 7 by themselves.
+    fn joined(number: u64) -> Arc<Unit> {
+        let mut unit = Arc::try_unwrap(sound(number, 12)).unwrap();
+        let packet = |bytes, ticks| crate::feed::Packet { payload: vec![9; bytes].into(), marker: false, ticks };
+        (unit.apart, unit.lasts) = (vec![packet(5, 0), packet(7, 960)], Time::from_millis(40));
+        Arc::new(unit)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_packet_of_sound_goes_as_the_last_of_a_pictures() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let state = UdpSocketState::new(UdpSockRef::from(&socket)).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(40))).unwrap();
+        let peer = socket.local_addr().unwrap();
+        let (mut media, ..) = to(peer).await;
+        media.lock().audio.as_mut().unwrap().next_is(500);
+        // The name of its media is not in a packet any more, as after the first report.
+        media.lock().video.iter_mut().for_each(Out::know);
+        media.lock().audio.iter_mut().for_each(Out::know);
+        media.set_way(Some(way(peer)));
+        media.begin(Vec::new(), 0);
+        // What was given to the kernel at once: of each packet whether it is padded, its number, and what it has.
+        let sends = || {
+            let mut all = Vec::new();
+            loop {
+                let (mut bytes, mut meta) = (vec![0; 1 << 16], [RecvMeta::default()]);
+                if state.recv(UdpSockRef::from(&socket), &mut [IoSliceMut::new(&mut bytes)], &mut meta).is_err() {
+                    return all;
+                }
+                let packets = bytes[..meta[0].len].chunks(meta[0].stride);
+                let packets = packets.filter(|packet| !is_rtcp(packet));
+                let seen = |packet: &[u8]| {
+                    (packet[0] & 0x20 != 0, u16::from_be_bytes([packet[2], packet[3]]), packet.len() - 40)
+                };
+                let packets: Vec<_> = packets.map(seen).collect();
+                if !packets.is_empty() {
+                    all.push(packets);
+                }
+            }
+        };
+        media.push(&[joined(1), picture(2, &[40, 40, 37])]);
+        assert_eq!(sends(), [[(false, 10, 40), (false, 11, 40), (true, 12, 40), (false, 500, 12)]]);
+        media.push(&[joined(3), picture(4, &[40])]);
+        assert_eq!(sends(), [[(false, 13, 40), (false, 501, 12)]]);
+        // To lengthen the last would cost more than it is worth; and a picture by itself is not made longer.
+        media.push(&[joined(5), picture(6, &[140, 60])]);
+        assert_eq!(sends(), [vec![(false, 502, 12)], vec![(false, 14, 140), (false, 15, 60)]]);
+        media.push(&[picture(7, &[40, 37])]);
+        assert_eq!(sends(), [[(false, 16, 40), (false, 17, 37)]]);
+        // Who cannot have all of a picture at once has sound all the same.
+        media.push(&[joined(8), picture(9, &[1000; 70])]);
+        let now: Vec<_> = sends().concat();
+        assert!((40..70).contains(&now.len()) && now.last() == Some(&(false, 503, 12)), "{now:?}");
+        advance(Duration::from_millis(10)).await;
+        assert!(matches!(media.send(), Rest::Done));
+        assert_eq!(now.len() + sends().concat().len(), 71);
+        // Who takes no packets of 40 ms, and who loses some.
+        media.longest = Time::from_millis(20);
+        media.push(&[joined(10), picture(11, &[40])]);
+        assert_eq!(sends(), [vec![(true, 504, 7), (false, 505, 7)], vec![(false, 88, 40)]]);
+        media.longest = Time::from_millis(40);
+        // A report on the pictures; of 256 packets so many.
+        let report = |lost: u8| {
+            let block = [0, 0, 0, 7, lost, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            media.hear(&[&[0x81, 201, 0, 7, 0, 0, 0, 1][..], &block].concat());
+            media.lock().looked = None;
+            media.look();
+        };
+        report(2);
+        media.push(&[joined(12), picture(13, &[40])]);
+        assert_eq!(sends(), [[(false, 89, 40), (false, 506, 12)]]);
+        report(3);
+        media.push(&[joined(14), picture(15, &[40])]);
+        assert_eq!(sends(), [vec![(true, 507, 7), (false, 508, 7)], vec![(false, 90, 40)]]);
+        report(2);
+        media.push(&[sound(16, 12), picture(17, &[40])]);
+        assert_eq!(sends(), [[(false, 509, 12)], [(false, 91, 40)]], "still");
+        report(1);
+        media.push(&[joined(18), picture(19, &[40])]);
+        assert_eq!(sends(), [[(false, 92, 40), (false, 510, 12)]]);
+        // A picture that is shorter than sound is the last behind it.
+        media.push(&[joined(20), picture(21, &[9])]);
+        assert_eq!(sends(), [[(false, 511, 12), (false, 93, 9)]]);
     }
 
     #[tokio::test(start_paused = true)]

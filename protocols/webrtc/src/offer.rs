@@ -3,7 +3,7 @@
 use std::str;
 
 use culvert_media::codec::{h264, h265, vp9};
-use culvert_media::{Codec, Kind, Track};
+use culvert_media::{Codec, Kind, Time, Track};
 use str0m::format::{Codec as Name, FormatParams};
 use str0m::media::Pt;
 use thiserror::Error;
@@ -14,6 +14,8 @@ pub const MAX_BYTES: usize = 128 << 10;
 const LINES: usize = 1500;
 const MEDIA: usize = 16;
 const CODECS: usize = 256;
+/// How long a packet of Opus may be where nothing is said of it (RFC 7587 6.1).
+const LONGEST: Time = Time::from_millis(120);
 
 /// Why an offer is none.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct Offered {
     pub format: String,
     /// The payload type of its retransmissions (RFC 4588).
     pub rtx: Option<u8>,
+    /// How long a packet of it is wished to be, or may be, in ms (`a=ptime`, `a=maxptime`: RFC 8866 6.4), where that is said.
+    pub longest_ms: Option<u32>,
 }
 
 /// An offer, as far as it matters here.
@@ -78,6 +82,7 @@ impl Offer {
         let mut kind = None;
         // Where the codecs of this media begin, and (payload type, payload type that it repeats).
         let (mut from, mut repeats): (usize, Vec<(u8, u8)>) = (0, Vec::new());
+        let mut longest_ms: Option<u32> = None;
         let mut has_media = false;
         let (mut lines, mut media_lines) = (0, 0);
         for line in body.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
@@ -92,7 +97,7 @@ impl Offer {
             text.push_str(line);
             text.push_str("\r\n");
             if let Some(media) = line.strip_prefix("m=") {
-                settle(&mut codecs, from, &mut repeats);
+                settle(&mut codecs, from, &mut repeats, longest_ms.take());
                 from = codecs.len();
                 kind = match media.split(' ').next() {
                     Some("audio") => Some(Kind::Audio),
@@ -127,9 +132,13 @@ impl Offer {
                 }
                 let apt = format.split(';').find_map(|part| part.trim().strip_prefix("apt=")?.parse::<u8>().ok());
                 repeats.extend(apt.map(|apt| (number, apt)));
+            } else if let Some(ms) = line.strip_prefix("a=ptime:").or_else(|| line.strip_prefix("a=maxptime:")) {
+                // Some write fractions.
+                let ms = ms.split('.').next().and_then(|ms| ms.trim().parse().ok());
+                longest_ms = longest_ms.into_iter().chain(ms).min();
             }
         }
-        settle(&mut codecs, from, &mut repeats);
+        settle(&mut codecs, from, &mut repeats, longest_ms);
         if !has_media {
             return Err(OfferError::NoMedia);
         }
@@ -166,11 +175,13 @@ impl Offer {
 }
 
 fn offered(kind: Kind, payload_type: u8, name: &str, clock_hz: u32, channels: Option<u8>) -> Offered {
-    Offered { kind, payload_type, name: name.to_string(), clock_hz, channels, format: String::new(), rtx: None }
+    let (name, format) = (name.to_string(), String::new());
+    Offered { kind, payload_type, name, clock_hz, channels, format, rtx: None, longest_ms: None }
 }
 
-/// Says of each codec what its retransmissions are.
-fn settle(codecs: &mut [Offered], from: usize, repeats: &mut Vec<(u8, u8)>) {
+/// Says of each codec of a media what its retransmissions are, and how long its packets may be.
+fn settle(codecs: &mut [Offered], from: usize, repeats: &mut Vec<(u8, u8)>, longest_ms: Option<u32>) {
+    codecs.iter_mut().skip(from).for_each(|codec| codec.longest_ms = longest_ms);
     for (number, repeated) in repeats.drain(..) {
         let is_rtx = |codec: &Offered| codec.payload_type == number && codec.name.eq_ignore_ascii_case("rtx");
         if !codecs.iter().skip(from).any(is_rtx) {
@@ -197,6 +208,8 @@ pub struct Chosen {
     pub channels: Option<u8>,
     /// Its parameters, as they were offered.
     pub format: FormatParams,
+    /// The longest packet of sound that is taken.
+    pub longest: Time,
 }
 
 impl Offered {
@@ -284,6 +297,7 @@ impl Offered {
             clock_hz: self.clock_hz,
             channels: self.channels,
             format: FormatParams::parse_line(&self.format),
+            longest: self.longest_ms.map_or(LONGEST, |ms| Time::from_millis(ms.into())),
         }
     }
 }
@@ -346,6 +360,22 @@ mod tests {
             assert_eq!(Offer::parse(format!("v=0\r\n{long}").as_bytes()), Err(OfferError::Long));
         }
         assert_eq!(offer.first(Kind::Video, Codec::H264).map(|chosen| *chosen.payload_type), Some(99));
+    }
+
+    #[test]
+    fn packets_of_sound_are_as_long_as_the_offer_says_of_their_media() {
+        let longest = |says: &str| {
+            let media = "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\na=rtpmap:111 opus/48000/2\r\n";
+            let text =
+                format!("v=0\r\n{media}{says}m=video 9 UDP/TLS/RTP/SAVPF 96\r\na=rtpmap:96 VP8/90000\r\na=ptime:1\r\n");
+            Offer::parse(text.as_bytes()).unwrap().first(Kind::Audio, Codec::Opus).unwrap().longest.millis()
+        };
+        assert_eq!(longest(""), 120);
+        assert_eq!(longest("a=maxptime:60\r\n"), 60);
+        assert_eq!(longest("a=ptime:20\r\na=maxptime:60\r\n"), 20);
+        assert_eq!(longest("a=maxptime:40.5\r\na=ptime: 50\r\n"), 40);
+        assert_eq!(longest("a=maxptime:-1\r\na=ptime:x\r\n"), 120);
+        assert_eq!(longest("a=maxptime:4294967295\r\n"), 4_294_967_295);
     }
 
     proptest! {

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use culvert_formats::rtp::rtcp::{self, Ntp, SenderInfo};
 use culvert_formats::rtp::{HEADER_BYTES, Packet as Header};
+use culvert_media::Time;
 use str0m::media::{Media, Pt};
 use str0m::rtp::{Extension, Ssrc};
 use tokio::time::Instant;
 
 use crate::feed::{Packet, Unit};
+use crate::offer::Chosen;
 
 /// Packets that are kept to be sent again, and how long: what is asked for later is of no use any more.
 const AGAIN: u64 = 1024;
@@ -44,6 +46,7 @@ pub(crate) struct Out {
     clock_hz: u32,
     cname: String,
     again: Option<Again>,
+    longest: Time,
     /// The index of the next packet: its sequence number with the roll-overs in front.
     next: u64,
     /// With the name of the media in them, and without: that is not needed once the peer has told of the SSRC.
@@ -106,14 +109,7 @@ impl Cut<'_> {
 
 impl Out {
     /// What goes to this media of an offer. `rtx`: the SSRC and payload type of what is sent again; `first` is the first sequence number.
-    pub(crate) fn new(
-        media: &Media,
-        ssrc: Ssrc,
-        payload_type: Pt,
-        clock_hz: u32,
-        rtx: Option<(Ssrc, Pt)>,
-        first: u16,
-    ) -> Out {
+    pub(crate) fn new(media: &Media, ssrc: Ssrc, chosen: &Chosen, rtx: Option<(Ssrc, Pt)>, first: u16) -> Out {
         let map = media.remote_extmap();
         let id = |extension| map.id_of(extension).filter(|id| (1..=SHORT).contains(id));
         let wide = id(Extension::TransportSequenceNumber);
@@ -130,10 +126,11 @@ impl Out {
         });
         Out {
             ssrc: *ssrc,
-            payload_type: *payload_type,
-            clock_hz,
+            payload_type: *chosen.payload_type,
+            clock_hz: chosen.clock_hz,
             cname: media.cname().to_string(),
             again,
+            longest: chosen.longest,
             next: u64::from(first & HALF),
             named: Extensions::new(wide, at_once, name),
             bare: Extensions::new(wide, at_once, None),
@@ -147,6 +144,11 @@ impl Out {
 
     pub(crate) fn clock_hz(&self) -> u32 {
         self.clock_hz
+    }
+
+    /// The longest packet of sound that is taken.
+    pub(crate) fn longest(&self) -> Time {
+        self.longest
     }
 
     pub(crate) fn ssrc(&self) -> u32 {
@@ -292,7 +294,7 @@ fn write(out: &mut [u8; HEAD_BYTES], header: &Header<'_>, extensions: &Extension
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use culvert_media::{Kind, Time};
+    use culvert_media::Kind;
 
     use super::*;
 
@@ -304,6 +306,7 @@ pub(crate) mod tests {
             clock_hz: 90_000,
             cname: "us".into(),
             again: Some(again),
+            longest: Time::from_millis(120),
             next,
             named: Extensions::new(Some(3), Some(5), Some((4, b"mid"))),
             bare: Extensions::new(Some(3), Some(5), None),
@@ -315,13 +318,18 @@ pub(crate) mod tests {
         }
     }
 
+    impl Out {
+        pub(crate) fn next_is(&mut self, next: u64) {
+            self.next = next;
+        }
+    }
+
     /// A picture of so many packets, the n-th of which has n+1 bytes.
     pub(crate) fn unit(packets: usize) -> Arc<Unit> {
         let packet = |n: usize| Packet { payload: vec![n as u8; n + 1].into(), marker: n + 1 == packets, ticks: 0 };
         let packets: Vec<_> = (0..packets).map(packet).collect();
         let bytes = packets.iter().map(|packet| packet.payload.len()).sum();
-        let (pts, shown) = (Time::ZERO, Instant::now());
-        Arc::new(Unit { number: 1, kind: Kind::Video, key: false, is_disposable: false, pts, shown, packets, bytes })
+        Arc::new(Unit { number: 1, packets, bytes, ..Unit::new(Kind::Video, Time::ZERO, Instant::now()) })
     }
 
     fn send(out: &mut Out, now: Instant, unit: &Arc<Unit>, ticks: u32, wide: &mut u64) -> Vec<Vec<u8>> {

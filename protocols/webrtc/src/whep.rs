@@ -44,7 +44,7 @@ pub(crate) struct Line {
 pub(crate) fn choose(config: &mut CodecConfig, lines: &[Line]) {
     config.clear();
     for Line { chosen, .. } in lines {
-        let Chosen { payload_type, rtx, codec, clock_hz, channels, format } = chosen.clone();
+        let Chosen { payload_type, rtx, codec, clock_hz, channels, format, .. } = chosen.clone();
         let clock = str0m::media::Frequency::new(clock_hz).unwrap_or(str0m::media::Frequency::NINETY_KHZ);
         config.add_config(payload_type, rtx, codec, clock, channels, format);
     }
@@ -258,7 +258,7 @@ impl Run<'_> {
         // Sound is not asked for again: it would be late.
         let again = rtx.zip(chosen.rtx).filter(|_| kind == Kind::Video);
         let place = if kind == Kind::Video { &mut self.video } else { &mut self.audio };
-        place.get_or_insert_with(|| Out::new(media, ssrc, chosen.payload_type, chosen.clock_hz, again, first_number()));
+        place.get_or_insert_with(|| Out::new(media, ssrc, chosen, again, first_number()));
     }
 
     /// Keys are agreed upon: media goes.

@@ -33,7 +33,7 @@ impl Joiner {
             let duration = packet_duration(packet)?;
             let apart = end.map_or(Time::ZERO, |end: Time| at - end);
             lasts = lasts + duration;
-            if apart.micros().abs() > NEAR.micros() || lasts > LONGEST {
+            if apart.abs() > NEAR || lasts > LONGEST {
                 return None;
             }
             end = Some(at + duration);

@@ -20,7 +20,7 @@ pub struct WebRtc {
 
 impl Default for WebRtc {
     fn default() -> WebRtc {
-        WebRtc { public_addr: Vec::new(), ice_servers: Vec::new(), crowd_batch: Period::from_millis(40) }
+        WebRtc { public_addr: Vec::new(), ice_servers: Vec::new(), crowd_batch: Period::from_millis(50) }
     }
 }
 
