@@ -9,7 +9,7 @@ use culvert_media::{Kind, Time};
 use tokio::time::Instant;
 
 use crate::burst::LENGTHENED;
-use crate::feed::{Packet, Unit};
+use crate::unit::{Packet, Unit};
 
 /// Units that wait at the most.
 const MOST: usize = 2048;

@@ -6,8 +6,8 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use crate::feed::Batch;
 use crate::media::Media;
+use crate::unit::Batch;
 
 /// Viewers of a crew. A picture of 4 Mbit/s takes about 15 us for each.
 const MEMBERS: usize = 48;

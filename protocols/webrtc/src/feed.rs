@@ -17,9 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::crew::{Berth, Crew};
 use crate::media::Media;
 use crate::sounds::{self, Sounds};
+use crate::unit::{Batch, PAYLOAD_BYTES, Packet, Unit};
 
-/// Most bytes of a payload: with RTP, its extensions, SRTP, UDP and IPv6 it passes where 1,280 bytes do (RFC 8200 5).
-pub(crate) const PAYLOAD_BYTES: usize = 1150;
 /// Batches that a crew may be behind before its viewers go on at the next key frame: four seconds of pictures and sound, or more.
 const BEHIND: usize = 400;
 /// Most of a group that is kept for who comes: more would be late when it is there.
@@ -29,48 +28,6 @@ const KEPT_UNITS: usize = 1024;
 const ASK: Duration = Duration::from_millis(500);
 /// Where the clock of the media is behind ours by more than this they are tied anew. It is never before ours: what is there has been made.
 const APART: Duration = Duration::from_secs(5);
-
-/// A frame, cut.
-#[derive(Clone, Debug)]
-pub(crate) struct Unit {
-    /// Counted from 1.
-    pub(crate) number: u64,
-    pub(crate) kind: Kind,
-    /// A decoder can begin here.
-    pub(crate) key: bool,
-    /// Nothing is built on it.
-    pub(crate) is_disposable: bool,
-    /// When it is shown, on the stream's timeline.
-    pub(crate) pts: Time,
-    /// The same by our clock.
-    pub(crate) shown: Instant,
-    pub(crate) packets: Vec<Packet>,
-    /// Sounds that are one packet in `packets`, each by itself: for those who are not to have that.
-    pub(crate) apart: Vec<Packet>,
-    /// How long the sounds are of which that packet is made.
-    pub(crate) lasts: Time,
-    pub(crate) bytes: usize,
-}
-
-/// Units that are sent at the same time: they go to each viewer together.
-pub(crate) type Batch = Arc<[Arc<Unit>]>;
-
-impl Unit {
-    /// One without a packet yet, and without a number.
-    pub(crate) fn new(kind: Kind, pts: Time, shown: Instant) -> Unit {
-        let (packets, apart, lasts, bytes) = (Vec::new(), Vec::new(), Time::ZERO, 0);
-        Unit { number: 0, kind, key: false, is_disposable: false, pts, shown, packets, apart, lasts, bytes }
-    }
-}
-
-/// A payload.
-#[derive(Clone, Debug)]
-pub(crate) struct Packet {
-    pub(crate) payload: Arc<[u8]>,
-    pub(crate) marker: bool,
-    /// Later than the unit, in ticks of the track's clock.
-    pub(crate) ticks: u32,
-}
 
 /// The tracks that are sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -361,9 +318,10 @@ impl<'a> Worker<'a> {
     async fn run(&mut self, reader: &mut Subscriber) -> Over {
         let mut asked: Option<Instant> = None;
         loop {
+            let due = self.sounds.due();
             let next = tokio::select! {
                 next = reader.next() => next,
-                () = reached(self.sounds.due()) => {
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.emit(None);
                     continue;
                 }
@@ -509,14 +467,6 @@ async fn wanted(wanted: &Notify, asked: Option<Instant>) {
         sleep_until(asked + ASK).await;
     }
     wanted.notified().await;
-}
-
-/// Returns at this moment, if there is one.
-async fn reached(due: Option<Instant>) {
-    match due {
-        Some(due) => sleep_until(due).await,
-        None => std::future::pending().await,
-    }
 }
 
 impl State {

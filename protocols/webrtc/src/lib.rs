@@ -30,6 +30,7 @@ mod sounds;
 mod srtp;
 mod tcp;
 mod udp;
+mod unit;
 mod whep;
 mod whip;
 

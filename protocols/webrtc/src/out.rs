@@ -12,8 +12,8 @@ use str0m::media::{Media, Pt};
 use str0m::rtp::{Extension, Ssrc};
 use tokio::time::Instant;
 
-use crate::feed::{Packet, Unit};
 use crate::offer::Chosen;
+use crate::unit::{Packet, Unit};
 
 /// Packets that are kept to be sent again, and how long: what is asked for later is of no use any more.
 const AGAIN: u64 = 1024;

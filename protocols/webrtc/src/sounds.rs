@@ -8,12 +8,12 @@ use culvert_media::codec::opus::CLOCK_HZ;
 use culvert_media::{Kind, Track};
 use tokio::time::Instant;
 
-use crate::feed::{PAYLOAD_BYTES, Packet, Unit};
+use crate::unit::{PAYLOAD_BYTES, Packet, Unit};
 
 /// Most sounds that wait.
 const AT_ONCE: usize = 8;
-/// From so many viewers on sound waits for company, and what each of them adds to that: 125 make 20 ms, which is a packet of Opus, and 250 make 40, which lie between two
-/// pictures of 25 a second.
+/// From so many viewers on sound waits for company, and what each of them adds to that: 125 make 20 ms, which is a packet of Opus, and 250 make 40,
+/// which lie between two pictures of 25 a second.
 const MANY: usize = 125;
 const SHARE: Duration = Duration::from_micros(160);
 
