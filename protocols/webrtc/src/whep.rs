@@ -173,7 +173,10 @@ impl Run<'_> {
             };
             let wake = [Some(due), limit, later].into_iter().flatten().min().unwrap_or(due);
             let bell = bell.or(full);
-            let mut rung = pin!(rung(bell.as_ref()));
+            // Kept while what is heard is none of the agent's: each would be entered with its bell or clock anew.
+            let media = self.media.clone();
+            let (mut rung, mut waits) = (pin!(rung(bell.as_ref())), pin!(waits(media.as_deref())));
+            let mut woken = pin!(sleep_until(wake));
             loop {
                 let Player { link, seat, .. } = &mut *self.player;
                 tokio::select! {
@@ -184,9 +187,9 @@ impl Run<'_> {
                             continue;
                         }
                     }
-                    () = waits(self.media.as_deref()) => {}
+                    () = &mut waits => {}
                     turn = &mut rung => self.turn = turn,
-                    () = sleep_until(wake) => if due <= Instant::now() {
+                    () = &mut woken => if due <= Instant::now() {
                         link.tick()?;
                     },
                     over = seat.over() => return Ok(Ended::Over(over)),
