@@ -39,8 +39,9 @@ pub(crate) struct Report {
     pub(crate) rtt: Option<Duration>,
 }
 
-/// What may go out.
+/// What may go out. What is asked for each picture comes first: with many viewers all of it is in no cache.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Budget {
     /// Bytes a second; none: as much as there is.
     rate: Option<f64>,
@@ -93,9 +94,12 @@ impl Budget {
 
     /// Whether something may go out now.
     pub(crate) fn allows(&mut self, now: Instant) -> bool {
-        let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.filled = now;
-        self.tokens = (self.tokens + elapsed * self.rate.unwrap_or(FREE)).min(self.at_once());
+        // It is asked for each packet of a picture, all at one moment.
+        if now > self.filled {
+            let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
+            self.filled = now;
+            self.tokens = (self.tokens + elapsed * self.rate.unwrap_or(FREE)).min(self.at_once());
+        }
         self.tokens > 0.0
     }
 

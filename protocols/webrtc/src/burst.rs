@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -86,7 +86,7 @@ impl Bell {
 /// Datagrams that wait for [`Burst::flush`].
 #[derive(Default)]
 pub(crate) struct Burst {
-    to: Option<(SocketAddr, Option<IpAddr>)>,
+    to: Option<Way>,
     data: Vec<u8>,
     size: usize,
     count: usize,
@@ -97,12 +97,12 @@ pub(crate) struct Burst {
 impl Burst {
     /// Whether a packet of `bytes` bytes can go this way: with what waits, or after it, which then goes to the kernel. False: the kernel takes nothing
     /// at this moment.
-    pub(crate) fn has_room(&mut self, outlet: &Outlet, way: Way, bytes: usize) -> bool {
+    pub(crate) fn has_room(&mut self, outlet: &Outlet, way: &Way, bytes: usize) -> bool {
         way.path.tcp || self.takes(outlet, way, bytes) || self.flush(outlet)
     }
 
-    fn takes(&self, outlet: &Outlet, Way { path, from }: Way, bytes: usize) -> bool {
-        self.to == Some((path.peer, from))
+    fn takes(&self, outlet: &Outlet, way: &Way, bytes: usize) -> bool {
+        self.to.as_ref() == Some(way)
             && !self.is_full
             && bytes <= self.size
             // Asked each time: it is noticed late that a network card takes one at a time.
@@ -111,14 +111,14 @@ impl Burst {
     }
 
     /// How many bytes, of a few, a packet of `bytes` bytes lacks to be as long as those with which it goes to the kernel.
-    pub(crate) fn lacks(&self, outlet: &Outlet, way: Way, bytes: usize) -> usize {
+    pub(crate) fn lacks(&self, outlet: &Outlet, way: &Way, bytes: usize) -> usize {
         let lacks = self.size.saturating_sub(bytes);
         if lacks <= LENGTHENED && self.takes(outlet, way, self.size) { lacks } else { 0 }
     }
 
     /// Puts a packet on its way, with what goes the same way. `write` appends `bytes` bytes, or none where it is not to be sent. Where there was no
     /// room what waited is lost.
-    pub(crate) fn put(&mut self, outlet: &Outlet, way: Way, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn put(&mut self, outlet: &Outlet, way: &Way, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
         if !self.has_room(outlet, way, bytes) {
             self.finish(outlet);
         }
@@ -126,13 +126,12 @@ impl Burst {
     }
 
     /// As [`Burst::put`], where it is known that there is room.
-    pub(crate) fn append(&mut self, outlet: &Outlet, way: Way, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
-        let Way { path, from } = way;
-        if path.tcp {
+    pub(crate) fn append(&mut self, outlet: &Outlet, way: &Way, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        if way.path.tcp {
             let mut data = Vec::with_capacity(bytes);
             write(&mut data);
             if !data.is_empty() {
-                outlet.routes.write(path.peer, Bytes::from(data));
+                outlet.routes.write(way.path.peer, Bytes::from(data));
             }
             return;
         }
@@ -146,7 +145,7 @@ impl Burst {
             return;
         }
         if self.count == 0 {
-            (self.to, self.size) = (Some((path.peer, from)), written);
+            (self.to, self.size) = (Some(*way), written);
         }
         self.is_full = written < self.size;
         self.count += 1;
@@ -154,8 +153,8 @@ impl Burst {
 
     /// Gives to the kernel what waits to go. False: it takes nothing at this moment, and all of it waits.
     pub(crate) fn flush(&mut self, outlet: &Outlet) -> bool {
-        if let (Some((to, from)), Some(udp)) = (self.to, &outlet.udp)
-            && let Err(why) = udp.send(to, from, &self.data, self.size)
+        if let (Some(Way { path, from }), Some(udp)) = (&self.to, &outlet.udp)
+            && let Err(why) = udp.send(path.peer, *from, &self.data, self.size)
         {
             if why.kind() == ErrorKind::WouldBlock {
                 return false;
@@ -176,7 +175,7 @@ impl Burst {
 
     fn lose(&self, outlet: &Outlet, why: &io::Error) {
         outlet.routes.count_lost(self.count);
-        tracing::trace!(to = ?self.to, %why, bytes = self.data.len(), "datagrams were lost on the way to the kernel");
+        tracing::trace!(to = ?self.to.map(|way| way.path.peer), %why, bytes = self.data.len(), "datagrams were lost on the way to the kernel");
     }
 
     fn clear(&mut self) {

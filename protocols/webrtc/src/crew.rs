@@ -14,10 +14,11 @@ const MEMBERS: usize = 48;
 /// From so many units on a viewer is given what there is.
 const AT_ONCE: usize = 8;
 
-/// Viewers who are served one after the other.
+/// Viewers who are served one after the other. To serve them the list is shared, and a change makes another of it: a count of each who holds a
+/// viewer would be fetched from memory for each picture.
 #[derive(Default)]
 pub(crate) struct Crew {
-    members: Mutex<Vec<Arc<Media>>>,
+    members: Mutex<Arc<Vec<Arc<Media>>>>,
     /// It hands on nothing more, however it came to that.
     over: CancellationToken,
 }
@@ -29,7 +30,7 @@ pub(crate) struct Berth {
 }
 
 impl Crew {
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Media>>> {
+    fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<Media>>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -40,14 +41,14 @@ impl Crew {
 
     /// Serves this viewer, too.
     pub(crate) fn enter(self: &Arc<Crew>, media: Arc<Media>) -> Berth {
-        self.lock().push(media.clone());
+        Arc::make_mut(&mut self.lock()).push(media.clone());
         Berth { crew: self.clone(), media }
     }
 
     /// Hands on what comes until there is no more.
     pub(crate) async fn run(self: Arc<Crew>, mut batches: broadcast::Receiver<Batch>) {
         let _over = self.over.clone().drop_guard();
-        let (mut members, mut ready) = (Vec::new(), Vec::with_capacity(AT_ONCE));
+        let mut ready = Vec::with_capacity(AT_ONCE);
         loop {
             match batches.recv().await {
                 Ok(batch) => ready.extend_from_slice(&batch),
@@ -62,8 +63,8 @@ impl Crew {
                 ready.extend_from_slice(&batch);
             }
             // Whoever comes or goes meanwhile does not wait for the bursts of all others.
-            members.extend_from_slice(&self.lock());
-            members.drain(..).for_each(|member| member.push(&ready));
+            let members = self.lock().clone();
+            members.iter().for_each(|member| member.push(&ready));
             ready.clear();
         }
     }
@@ -78,7 +79,7 @@ impl Berth {
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        self.crew.lock().retain(|member| !Arc::ptr_eq(member, &self.media));
+        Arc::make_mut(&mut self.crew.lock()).retain(|member| !Arc::ptr_eq(member, &self.media));
     }
 }
 

@@ -257,7 +257,7 @@ impl Link {
     /// On its way, with what goes the same way. `write` appends `bytes` bytes.
     fn put(&mut self, path: Path, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let way = self.way(path);
-        self.burst.put(&self.outlet, way, bytes, write);
+        self.burst.put(&self.outlet, &way, bytes, write);
     }
 
     fn way(&self, path: Path) -> Way {

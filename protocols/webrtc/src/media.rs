@@ -45,28 +45,30 @@ pub(crate) struct Media {
     waits: Notify,
 }
 
+/// In the order of use, what is looked at for each picture first: with many viewers all of it is in no cache.
+#[repr(C)]
 struct State {
-    srtp: Srtp,
-    /// Where media may go; none while it is not known whether somebody is there.
-    way: Option<Way>,
-    video: Option<Out>,
-    audio: Option<Out>,
-    backlog: Backlog,
     /// The newest unit that was seen.
     newest: u64,
-    budget: Budget,
-    /// The number of the next packet, of all that go out.
-    wide: u64,
-    arrived: Arrived,
-    /// What waited has gone in part, and until then no more of it goes.
-    rests: Option<Instant>,
-    /// Packets are lost: each sound goes by itself, and first.
-    loses: bool,
-    looked: Option<Instant>,
-    told: Option<Instant>,
-    burst: Burst,
     /// When the session's task goes on with what waits.
     watched: Watched,
+    /// Where media may go; none while it is not known whether somebody is there.
+    way: Option<Way>,
+    /// What waited has gone in part, and until then no more of it goes.
+    rests: Option<Instant>,
+    looked: Option<Instant>,
+    /// Packets are lost: each sound goes by itself, and first.
+    loses: bool,
+    /// The number of the next packet, of all that go out.
+    wide: u64,
+    budget: Budget,
+    backlog: Backlog,
+    video: Option<Out>,
+    burst: Burst,
+    srtp: Srtp,
+    audio: Option<Out>,
+    arrived: Arrived,
+    told: Option<Instant>,
     /// Packets that are sent again are put together here.
     body: Vec<u8>,
 }
@@ -255,7 +257,7 @@ impl Media {
         for out in [video, audio].into_iter().flatten() {
             let mut bye = Vec::new();
             rtcp::write_bye(out.ssrc(), &mut bye);
-            burst.put(&self.outlet, way, bye.len() + srtp.rtcp_overhead(), |out| srtp.protect_rtcp(out, &bye));
+            burst.put(&self.outlet, &way, bye.len() + srtp.rtcp_overhead(), |out| srtp.protect_rtcp(out, &bye));
         }
         burst.finish(&self.outlet);
     }
@@ -277,7 +279,8 @@ impl State {
         // Where the network is narrow sound goes first, and where it loses packets, too: what comes last of a burst is lost first.
         let is_wide = !self.loses && self.budget.bits_per_second().is_none();
         let (mut has_sound, mut sent) = (false, None);
-        while room > 0 {
+        let (mut bytes_sent, mut frames_sent, mut is_blocked) = (0, 0, false);
+        while room > 0 && !is_blocked {
             let allowed = rests.is_none() && self.budget.allows(now);
             let may_end_with_sound = is_wide && !has_sound && !way.path.tcp && outlet.goes_together();
             let ends_with_sound = may_end_with_sound && self.backlog.can_end_with_sound(room);
@@ -288,7 +291,7 @@ impl State {
             let Some(out) = out else { continue };
             let ticks = wrapped(waiting.pts.to_ticks(out.clock_hz()));
             let packets = waiting.packets();
-            let (mut next, mut is_blocked) = (waiting.next, false);
+            let mut next = waiting.next;
             for packet in packets.iter().skip(next) {
                 if room == 0 || (is_picture && !self.budget.allows(now)) {
                     break;
@@ -297,7 +300,7 @@ impl State {
                 // What goes together must be of one size, but for the last of it, which may be shorter.
                 let lacks = match is_picture {
                     _ if way.path.tcp => 0,
-                    true if ends_with_sound && next + 1 == packets.len() => self.burst.lacks(outlet, way, bytes),
+                    true if ends_with_sound && next + 1 == packets.len() => self.burst.lacks(outlet, &way, bytes),
                     true => 0,
                     false => {
                         let next = packets.iter().skip(next + 1).map(|packet| packet.payload.len());
@@ -307,7 +310,7 @@ impl State {
                 };
                 let padding = u8::try_from(lacks).unwrap_or(0);
                 let bytes = bytes + usize::from(padding);
-                is_blocked = !self.burst.has_room(outlet, way, bytes);
+                is_blocked = !self.burst.has_room(outlet, &way, bytes);
                 if is_blocked {
                     break;
                 }
@@ -315,7 +318,7 @@ impl State {
                     out.begin(now, &waiting.unit, ticks, waiting.shown);
                 }
                 let cut = out.cut(packet, padding, ticks, &mut self.wide);
-                self.burst.append(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
+                self.burst.append(outlet, &way, bytes, |out| self.srtp.protect_rtp(out, &cut));
                 room -= 1;
                 next += 1;
                 self.budget.spend(packet.payload.len() + usize::from(padding));
@@ -324,18 +327,20 @@ impl State {
             waiting.next = next;
             if !is_over {
                 self.backlog.put_back(waiting);
-                if is_blocked {
-                    return Rest::Blocked(outlet.written(way.path));
-                }
                 // Sound that was to go behind it does not wait for the rest of it.
                 continue;
             }
             // Sounds that are one packet count as what they are.
-            figures.count(waiting.unit.bytes as u64, waiting.unit.apart.len().max(1) as u64);
+            bytes_sent += waiting.unit.bytes as u64;
+            frames_sent += waiting.unit.apart.len().max(1) as u64;
             sent = sent.max(Some(waiting.unit.pts));
-            sent.into_iter().for_each(|sent| figures.set_sent(sent));
         }
-        if !self.burst.flush(outlet) {
+        // Once for all of it: what others read is elsewhere.
+        if let Some(sent) = sent {
+            figures.count(bytes_sent, frames_sent);
+            figures.set_sent(sent);
+        }
+        if is_blocked || !self.burst.flush(outlet) {
             return Rest::Blocked(outlet.written(way.path));
         }
         match self.backlog.is_empty() {
@@ -351,6 +356,7 @@ impl State {
             return;
         }
         self.looked = Some(now);
+        self.video.iter_mut().for_each(|out| out.forget(now));
         let was_free = self.budget.bits_per_second().is_none();
         let report = self.arrived.look();
         self.budget.handle_report(now, report);
@@ -398,7 +404,7 @@ impl State {
             *asked -= 1;
             let Some(cut) = out.again(now, sequence, &mut self.wide, &mut self.body) else { continue };
             let bytes = cut.bytes() + self.srtp.rtp_overhead();
-            self.burst.put(outlet, way, bytes, |out| self.srtp.protect_rtp(out, &cut));
+            self.burst.put(outlet, &way, bytes, |out| self.srtp.protect_rtp(out, &cut));
             self.budget.spend(cut.body.len());
         }
         self.burst.finish(outlet);
@@ -414,7 +420,7 @@ impl State {
         for report in [&self.video, &self.audio].into_iter().flatten().filter_map(|out| out.report(now, ntp)) {
             self.told = Some(now);
             let bytes = report.len() + self.srtp.rtcp_overhead();
-            self.burst.put(outlet, way, bytes, |out| self.srtp.protect_rtcp(out, &report));
+            self.burst.put(outlet, &way, bytes, |out| self.srtp.protect_rtcp(out, &report));
         }
         self.burst.finish(outlet);
         self.arrived.tell(now, ntp);

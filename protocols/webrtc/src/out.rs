@@ -38,27 +38,29 @@ const PADDED: u8 = 0x20;
 /// A sender's report and its name of 20 characters.
 const REPORT_BYTES: usize = 28 + 32;
 
-/// A track on its way.
+/// A track on its way. What is used for each packet comes first: with many viewers all of it is in no cache.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Out {
     ssrc: u32,
-    payload_type: u8,
     clock_hz: u32,
-    cname: String,
-    again: Option<Again>,
-    longest: Time,
     /// The index of the next packet: its sequence number with the roll-overs in front.
     next: u64,
-    /// With the name of the media in them, and without: that is not needed once the peer has told of the SSRC.
-    named: Extensions,
-    bare: Extensions,
+    payload_type: u8,
     is_known: bool,
-    /// The header of the packet that goes out. Here, as are the extensions: with many viewers all that lies elsewhere is in no cache.
+    /// The header of the packet that goes out. Here, as are the extensions.
     head: [u8; HEAD_BYTES],
+    /// Without the name of the media in them: that is not needed once the peer has told of the SSRC.
+    bare: Extensions,
     packets: u32,
     bytes: u32,
     /// The newest timestamp, and when that is shown.
     told: Option<(u32, Instant)>,
+    again: Option<Again>,
+    /// And with that name.
+    named: Extensions,
+    cname: String,
+    longest: Time,
 }
 
 /// What has gone, and may be asked for again.
@@ -164,12 +166,16 @@ impl Out {
     pub(crate) fn begin(&mut self, now: Instant, unit: &Arc<Unit>, ticks: u32, shown: Instant) {
         self.told = Some((ticks, shown));
         let Some(again) = &mut self.again else { return };
-        let is_late =
-            |gone: &Gone| now.saturating_duration_since(gone.at) > AGAIN_TIME || gone.first + AGAIN < self.next;
-        while again.gone.front().is_some_and(is_late) {
-            again.gone.pop_front();
+        // Else by `forget`: the first of them is in no cache.
+        if again.gone.len() == again.gone.capacity() {
+            again.forget(now, self.next);
         }
         again.gone.push_back(Gone { unit: unit.clone(), first: self.next, ticks, at: now });
+    }
+
+    /// Lets go what is not sent again any more.
+    pub(crate) fn forget(&mut self, now: Instant) {
+        self.again.iter_mut().for_each(|again| again.forget(now, self.next));
     }
 
     /// How many bytes [`Out::cut`] makes of a packet.
@@ -212,7 +218,7 @@ impl Out {
         let back = u64::from((self.next as u16).wrapping_sub(sequence));
         let index = self.next.checked_sub(back).filter(|index| *index < self.next)?;
         let at = again.gone.partition_point(|gone| gone.first <= index).checked_sub(1)?;
-        let gone = again.gone.get(at).filter(|gone| now.saturating_duration_since(gone.at) <= AGAIN_TIME)?;
+        let gone = again.gone.get(at).filter(|gone| !gone.is_late(now, self.next))?;
         let packet = gone.unit.packets.get(usize::try_from(index - gone.first).ok()?)?;
         again.allowed = again.allowed.checked_sub(packet.payload.len())?;
         let own = again.next;
@@ -235,6 +241,21 @@ impl Out {
         let info = SenderInfo { ntp, timestamp, packets: self.packets, octets: self.bytes };
         rtcp::write_sender(self.ssrc, &info, &self.cname, &mut out);
         Some(out)
+    }
+}
+
+impl Again {
+    fn forget(&mut self, now: Instant, next: u64) {
+        while self.gone.front().is_some_and(|gone| gone.is_late(now, next)) {
+            self.gone.pop_front();
+        }
+    }
+}
+
+impl Gone {
+    /// Whether it is too old to be sent again, where the next packet has this index.
+    fn is_late(&self, now: Instant, next: u64) -> bool {
+        now.saturating_duration_since(self.at) > AGAIN_TIME || self.first + AGAIN < next
     }
 }
 
@@ -389,11 +410,27 @@ pub(crate) mod tests {
             out.again(late, 0xffff, &mut wide, &mut body).is_none()
                 && out.again(late, 1, &mut wide, &mut body).is_some()
         );
-        // What is kept has an end, and so has what is sent again.
-        send(&mut out, late + AGAIN_TIME, &unit(1000), 0, &mut wide);
-        assert_eq!(out.again.as_ref().unwrap().gone.len(), 1);
+        // What is kept has an end: at the latest when it is looked at.
+        let kept = |out: &Out| out.again.as_ref().unwrap().gone.len();
+        (0..1000).for_each(|n| drop(send(&mut out, late, &unit(1), n, &mut wide)));
+        for n in 1..100u32 {
+            let now = late + Duration::from_millis(40) * n;
+            send(&mut out, now, &unit(3), 100 * n, &mut wide);
+            if n % 12 == 0 {
+                out.forget(now);
+                assert!(kept(&out) <= if n < 16 { 1012 } else { 16 }, "{n}: {}", kept(&out));
+            }
+        }
+        // So many packets are kept, though all of them are new.
+        let (now, asked) = (late + Duration::from_secs(4), (out.next - 30) as u16);
+        assert!(out.again(now, asked, &mut wide, &mut body).is_some());
+        send(&mut out, now, &unit(1024), 0, &mut wide);
+        assert!(out.again(now, asked, &mut wide, &mut body).is_none());
+        // And so has what is sent again.
+        let late = late + Duration::from_secs(60);
+        send(&mut out, late, &unit(1000), 0, &mut wide);
         let last = (out.next - 1) as u16;
-        let count = (0..1000).filter(|_| out.again(late + AGAIN_TIME, last, &mut wide, &mut body).is_some()).count();
+        let count = (0..1000).filter(|_| out.again(late, last, &mut wide, &mut body).is_some()).count();
         assert_eq!(count, AGAIN_BYTES.1 / 1000);
     }
 }

@@ -223,17 +223,18 @@ impl Heard {
         let at = self.windows.iter().position(|(of, _)| *of == ssrc);
         let window = at.and_then(|at| self.windows.get(at)).map(|(_, window)| *window).unwrap_or_default();
         let back = window.behind(index)?;
-        let mut out = vec![0; packet.len() + SLACK];
-        let (to, body) = out.split_at_mut(RTCP_HEAD);
-        to.copy_from_slice(head);
-        let known = [head, marked].concat();
+        let mut out = Vec::with_capacity(packet.len() + SLACK);
+        out.extend_from_slice(packet);
+        out.resize(packet.len() + SLACK, 0);
+        let body = &mut out[RTCP_HEAD..];
+        let mut known = [0; AeadAes128Gcm::RTCP_AAD_LEN];
+        known[..RTCP_HEAD].copy_from_slice(head);
+        known[RTCP_HEAD..].copy_from_slice(marked);
         let length = match &mut self.rtcp {
             Side::Gcm { cipher, salt } => {
-                let sealed = rest.get(..rest.len() - INDEX_BYTES)?;
-                let body = body.get_mut(..sealed.len())?;
-                body.copy_from_slice(sealed);
+                let body = body.get_mut(..rest.len() - INDEX_BYTES)?;
                 let nonce = Nonce::assume_unique_for_key(AeadAes128Gcm::rtcp_iv(*salt, ssrc, index));
-                cipher.open_in_place(nonce, Aad::from(&known), body).ok()?.len()
+                cipher.open_in_place(nonce, Aad::from(&known[..]), body).ok()?.len()
             }
             Side::Cm { cipher, salt, key } => {
                 let (all, tag) = packet.split_last_chunk::<{ Aes128CmSha1_80::HMAC_TAG_LEN }>()?;
