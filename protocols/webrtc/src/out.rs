@@ -216,9 +216,9 @@ impl Out {
     ) -> Option<Cut<'a>> {
         let again = self.again.as_mut()?;
         let back = u64::from((self.next as u16).wrapping_sub(sequence));
-        let index = self.next.checked_sub(back).filter(|index| *index < self.next)?;
+        let index = self.next.checked_sub(back).filter(|index| *index < self.next && back <= AGAIN)?;
         let at = again.gone.partition_point(|gone| gone.first <= index).checked_sub(1)?;
-        let gone = again.gone.get(at).filter(|gone| !gone.is_late(now, self.next))?;
+        let gone = again.gone.get(at).filter(|gone| now.saturating_duration_since(gone.at) <= AGAIN_TIME)?;
         let packet = gone.unit.packets.get(usize::try_from(index - gone.first).ok()?)?;
         again.allowed = again.allowed.checked_sub(packet.payload.len())?;
         let own = again.next;
@@ -253,9 +253,10 @@ impl Again {
 }
 
 impl Gone {
-    /// Whether it is too old to be sent again, where the next packet has this index.
+    /// Whether all of it is too old to be sent again, where the next packet has this index.
     fn is_late(&self, now: Instant, next: u64) -> bool {
-        now.saturating_duration_since(self.at) > AGAIN_TIME || self.first + AGAIN < next
+        let end = self.first + self.unit.packets.len() as u64;
+        now.saturating_duration_since(self.at) > AGAIN_TIME || end + AGAIN < next
     }
 }
 
@@ -424,8 +425,12 @@ pub(crate) mod tests {
         // So many packets are kept, though all of them are new.
         let (now, asked) = (late + Duration::from_secs(4), (out.next - 30) as u16);
         assert!(out.again(now, asked, &mut wide, &mut body).is_some());
-        send(&mut out, now, &unit(1024), 0, &mut wide);
+        send(&mut out, now, &unit(1100), 0, &mut wide);
         assert!(out.again(now, asked, &mut wide, &mut body).is_none());
+        let of_1100 = |back: u16| (out.next as u16).wrapping_sub(back);
+        let (oldest, too_old) = (of_1100(1024), of_1100(1025));
+        assert!(out.again(now, oldest, &mut wide, &mut body).is_some());
+        assert!(out.again(now, too_old, &mut wide, &mut body).is_none(), "though of the same picture");
         // And so has what is sent again.
         let late = late + Duration::from_secs(60);
         send(&mut out, late, &unit(1000), 0, &mut wide);
