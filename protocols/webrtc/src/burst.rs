@@ -19,7 +19,7 @@ pub(crate) const LENGTHENED: usize = 64;
 pub(crate) const ROOM: usize = 128;
 
 thread_local! {
-    /// Where bursts are put together: no peer needs a place of its own for what is gone when its task rests.
+    /// Where bursts are put together, at the most [`BURST_BYTES`] and a packet: no peer needs a place of its own for what is gone when its task rests.
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -87,7 +87,9 @@ impl Bell {
 #[derive(Default)]
 pub(crate) struct Burst {
     to: Option<Way>,
+    /// Longer than what waits: what went before lies behind it, so that nothing is cleared which is written to at once.
     data: Vec<u8>,
+    used: usize,
     size: usize,
     count: usize,
     /// The last one was shorter: nothing may follow it.
@@ -107,7 +109,7 @@ impl Burst {
             && bytes <= self.size
             // Asked each time: it is noticed late that a network card takes one at a time.
             && outlet.udp.as_ref().is_some_and(|udp| self.count < udp.most_at_once())
-            && self.data.len() + bytes <= BURST_BYTES
+            && self.used + bytes <= BURST_BYTES
     }
 
     /// How many bytes, of a few, a packet of `bytes` bytes lacks to be as long as those with which it goes to the kernel.
@@ -116,9 +118,9 @@ impl Burst {
         if lacks <= LENGTHENED && self.takes(outlet, way, self.size) { lacks } else { 0 }
     }
 
-    /// Puts a packet on its way, with what goes the same way. `write` appends `bytes` bytes, or none where it is not to be sent. Where there was no
+    /// Puts a packet of `bytes` bytes, which `write` writes, on its way, with what goes the same way; false: it is not to be sent. Where there was no
     /// room what waited is lost.
-    pub(crate) fn put(&mut self, outlet: &Outlet, way: &Way, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn put(&mut self, outlet: &Outlet, way: &Way, bytes: usize, write: impl FnOnce(&mut [u8]) -> bool) {
         if !self.has_room(outlet, way, bytes) {
             self.finish(outlet);
         }
@@ -126,35 +128,36 @@ impl Burst {
     }
 
     /// As [`Burst::put`], where it is known that there is room.
-    pub(crate) fn append(&mut self, outlet: &Outlet, way: &Way, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn append(&mut self, outlet: &Outlet, way: &Way, bytes: usize, write: impl FnOnce(&mut [u8]) -> bool) {
         if way.path.tcp {
-            let mut data = Vec::with_capacity(bytes);
-            write(&mut data);
-            if !data.is_empty() {
+            let mut data = vec![0; bytes];
+            if write(&mut data) {
                 outlet.routes.write(way.path.peer, Bytes::from(data));
             }
             return;
         }
-        if self.data.capacity() == 0 {
+        if self.data.is_empty() {
             self.data = SPARE.take();
         }
-        let before = self.data.len();
-        write(&mut self.data);
-        let written = self.data.len() - before;
-        if written == 0 {
+        let end = self.used + bytes;
+        if self.data.len() < end {
+            self.data.resize(end, 0);
+        }
+        if !write(&mut self.data[self.used..end]) {
             return;
         }
         if self.count == 0 {
-            (self.to, self.size) = (Some(*way), written);
+            (self.to, self.size) = (Some(*way), bytes);
         }
-        self.is_full = written < self.size;
+        self.is_full = bytes < self.size;
+        self.used = end;
         self.count += 1;
     }
 
     /// Gives to the kernel what waits to go. False: it takes nothing at this moment, and all of it waits.
     pub(crate) fn flush(&mut self, outlet: &Outlet) -> bool {
         if let (Some(Way { path, from }), Some(udp)) = (&self.to, &outlet.udp)
-            && let Err(why) = udp.send(path.peer, *from, &self.data, self.size)
+            && let Err(why) = udp.send(path.peer, *from, &self.data[..self.used], self.size)
         {
             if why.kind() == ErrorKind::WouldBlock {
                 return false;
@@ -175,14 +178,13 @@ impl Burst {
 
     fn lose(&self, outlet: &Outlet, why: &io::Error) {
         outlet.routes.count_lost(self.count);
-        tracing::trace!(to = ?self.to.map(|way| way.path.peer), %why, bytes = self.data.len(), "datagrams were lost on the way to the kernel");
+        tracing::trace!(to = ?self.to.map(|way| way.path.peer), %why, bytes = self.used, "datagrams were lost on the way to the kernel");
     }
 
     fn clear(&mut self) {
-        if self.data.capacity() > 0 {
-            self.data.clear();
+        if !self.data.is_empty() {
             SPARE.set(std::mem::take(&mut self.data));
         }
-        (self.to, self.size, self.count, self.is_full) = (None, 0, 0, false);
+        (self.to, self.used, self.size, self.count, self.is_full) = (None, 0, 0, 0, false);
     }
 }

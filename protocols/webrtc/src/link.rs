@@ -210,7 +210,7 @@ impl Link {
                 return;
             }
         }
-        self.put(Path { tcp, peer }, data.len(), |out| out.extend_from_slice(&data));
+        self.put(Path { tcp, peer }, &data);
     }
 
     /// Whether something else than ICE may go there. If not, whoever is there is asked, and it may be when they have answered; the moment is when
@@ -219,7 +219,7 @@ impl Link {
         match self.proof.may(now, path.peer) {
             Verdict::Send => Ok(()),
             Verdict::Ask(question) => {
-                self.put(path, question.len(), |out| out.extend_from_slice(&question));
+                self.put(path, &question);
                 Err(now + ASK)
             }
             Verdict::Wait(until) => Err(until),
@@ -254,10 +254,14 @@ impl Link {
         &self.outlet
     }
 
-    /// On its way, with what goes the same way. `write` appends `bytes` bytes.
-    fn put(&mut self, path: Path, bytes: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    /// On its way, with what goes the same way.
+    fn put(&mut self, path: Path, data: &[u8]) {
         let way = self.way(path);
-        self.burst.put(&self.outlet, &way, bytes, write);
+        let write = |out: &mut [u8]| {
+            out.copy_from_slice(data);
+            true
+        };
+        self.burst.put(&self.outlet, &way, data.len(), write);
     }
 
     fn way(&self, path: Path) -> Way {
