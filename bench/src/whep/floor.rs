@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::stream::{Shape, Source};
 
 /// A datagram of ours: payload, RTP with its extensions, SRTP.
-const DATAGRAM_BYTES: usize = 1208;
+const DATAGRAM_BYTES: usize = 1190;
 /// Sound, as Opus.
 const SOUND_BYTES: usize = 300;
 /// Most at once, as the server has it.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use culvert_media::{Kind, Time};
 use tokio::time::Instant;
 
-/// Most bytes of a payload: with RTP, its extensions, SRTP, UDP and IPv6 it passes where 1,280 bytes do (RFC 8200 5), also when it is sent again. These
-/// are whole blocks of the cipher, which has the more to do for a block that is not.
-pub(crate) const PAYLOAD_BYTES: usize = 73 * 16;
+/// Most bytes of a payload: with RTP, its extensions, SRTP, UDP and IPv6 it passes where 1,280 bytes do (RFC 8200 5).
+pub(crate) const PAYLOAD_BYTES: usize = 1150;
 
 /// A frame, cut.
 #[derive(Clone, Debug)]
