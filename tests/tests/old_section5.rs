@@ -6,7 +6,7 @@
 //! | 1 | `old_peers.rs` of_two_links_with_one_cid_the_newer_is_the_one_whatever_ends_when |
 //! | 2 | `old_peers.rs` requests_to_an_old_lower_are_answered_one_by_one_and_never_mixed_up, an_old_lower_that_is_silent_late_or_gone.. |
 //! | 3, 4 | `old_peers.rs` through_the_old_url_our_own_lower_s_answers_keep_status_and_headers_and_bodies_may_be_chunked |
-//! | 5 | `old_peers.rs` an_endless_answer_of_an_old_lower_ends_its_link_and_nothing_else; `through.rs` for streams and upgrades |
+//! | 5 | `old_peers.rs` an_endless_answer_of_an_old_lower_ends_its_link_and_nothing_else; `through/` for streams and upgrades |
 //! | 6 | `old_peers.rs` a_lower_of_ours_answers_an_old_upper_in_the_order_of_its_requests (only its own paths) |
 //! | 7 | here, and `links.rs` wss_wants_the_right_authority_or_the_right_key.. |
 //! | 8 | here |

@@ -19,7 +19,7 @@ pub(crate) const LENGTHENED: usize = 64;
 pub(crate) const ROOM: usize = 128;
 
 thread_local! {
-    /// Where bursts are put together, at the most [`BURST_BYTES`] and a packet: no peer needs a place of its own for what is gone when its task rests.
+    /// Where bursts are put together, of at the most [`BURST_BYTES`] (twice, where it grew to that): no peer needs a place of its own for what is gone when its task rests.
     static SPARE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -182,9 +182,83 @@ impl Burst {
     }
 
     fn clear(&mut self) {
-        if !self.data.is_empty() {
-            SPARE.set(std::mem::take(&mut self.data));
-        }
+        let data = std::mem::take(&mut self.data);
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < data.len() {
+                *spare = data;
+            }
+        });
         (self.to, self.used, self.size, self.count, self.is_full) = (None, 0, 0, 0, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn writes(what: u8) -> impl FnOnce(&mut [u8]) -> bool {
+        move |out| {
+            out.fill(what);
+            true
+        }
+    }
+
+    /// As a cipher that has begun when it refuses.
+    fn refuses(out: &mut [u8]) -> bool {
+        out.fill(0xee);
+        false
+    }
+
+    #[tokio::test]
+    async fn only_what_was_written_goes_whatever_lay_there_before() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let udp = Udp::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        udp.turn().await;
+        let outlet = Outlet::new(Some(udp), Routes::default());
+        let way = Way { path: Path { tcp: false, peer: socket.local_addr().unwrap() }, from: None };
+        let mut burst = Burst::default();
+        burst.put(&outlet, &way, 300, refuses);
+        for (what, bytes) in [(1, 100), (2, 100), (3, 60)] {
+            burst.put(&outlet, &way, bytes, writes(what));
+            // Another length than that of the burst, and none of it.
+            burst.put(&outlet, &way, 40, refuses);
+        }
+        burst.finish(&outlet);
+        // Shorter than what lies there, twice; and of a burst of its own, for it is longer.
+        for (what, bytes) in [(4, 30), (5, 30), (6, 31)] {
+            burst.put(&outlet, &way, bytes, writes(what));
+        }
+        burst.finish(&outlet);
+        burst.put(&outlet, &way, 9, refuses);
+        burst.finish(&outlet);
+        burst.put(&outlet, &way, 1, writes(7));
+        burst.finish(&outlet);
+        let mut seen = Vec::new();
+        while seen.last() != Some(&(7, 1)) {
+            let mut bytes = [0; 2048];
+            let length = socket.recv(&mut bytes).unwrap();
+            assert!(bytes[..length].iter().all(|byte| *byte == bytes[0]), "{:?}", &bytes[..length]);
+            seen.push((bytes[0], length));
+        }
+        assert_eq!(seen, [(1, 100), (2, 100), (3, 60), (4, 30), (5, 30), (6, 31), (7, 1)]);
+        assert!(burst.data.is_empty() && SPARE.with_borrow(Vec::len) >= 300, "the next one finds it");
+    }
+
+    #[test]
+    fn by_tcp_each_goes_by_itself() {
+        let (routes, peer) = (Routes::default(), "127.0.0.1:7".parse().unwrap());
+        let (_connection, mut receiver) = routes.connect(peer);
+        let (outlet, way) = (Outlet::new(None, routes), Way { path: Path { tcp: true, peer }, from: None });
+        let mut burst = Burst::default();
+        burst.put(&outlet, &way, 5, writes(1));
+        burst.put(&outlet, &way, 7, refuses);
+        burst.put(&outlet, &way, 3, writes(2));
+        assert_eq!(receiver.try_recv().unwrap(), [1; 5][..]);
+        assert_eq!(receiver.try_recv().unwrap(), [2; 3][..]);
+        assert!(receiver.try_recv().is_err() && burst.flush(&outlet));
     }
 }

@@ -193,7 +193,7 @@ impl Link {
         self.entry.bind(Path { tcp, peer });
         self.peers.answer(Path { tcp, peer });
         let data: Vec<u8> = transmit.contents.into();
-        let first = data.first().copied().unwrap_or_default();
+        let Some(&first) = data.first() else { return };
         if !STUN.contains(&first) {
             let path = Path { tcp, peer };
             // From then on the peer says itself where it is.

@@ -318,6 +318,7 @@ impl State {
                     out.begin(now, &waiting.unit, ticks, waiting.shown);
                 }
                 let cut = out.cut(packet, padding, ticks, &mut self.wide);
+                debug_assert_eq!(cut.bytes() + self.srtp.rtp_overhead(), bytes, "else it would not be written");
                 self.burst.append(outlet, &way, bytes, |out| self.srtp.protect_rtp(out, &cut));
                 room -= 1;
                 next += 1;

@@ -13,7 +13,7 @@ use str0m::rtp::{Extension, Ssrc};
 use tokio::time::Instant;
 
 use crate::offer::Chosen;
-use crate::unit::{Packet, Unit};
+use crate::unit::{PAYLOAD_BYTES, Packet, Unit};
 
 /// Packets that are kept to be sent again, and how long: what is asked for later is of no use any more.
 const AGAIN: u64 = 1024;
@@ -27,6 +27,9 @@ const EXTENSION_BYTES: usize = 4 + (1 + 2) + (1 + 3) + (1 + NAME_BYTES);
 const NAME_BYTES: usize = 16;
 /// A header and its extensions.
 const HEAD_BYTES: usize = HEADER_BYTES + EXTENSION_BYTES;
+const _: () = assert!(EXTENSION_BYTES.is_multiple_of(4));
+/// IPv6 and UDP; the number of a packet that is sent again (RFC 4588 4); the tag of a cipher: the longest packet passes where 1,280 bytes do.
+const _: () = assert!(40 + 8 + HEAD_BYTES + 2 + PAYLOAD_BYTES + 16 <= 1280);
 /// The first sequence number is in this half: a peer that misses a few of the first packets may else take a roll-over for none (RFC 3711 3.3.1).
 const HALF: u16 = 0x7fff;
 /// The largest id that an extension has in the short form (RFC 8285 4.2).

@@ -1,5 +1,6 @@
 //! What goes to a player, enciphered, and what it says of that, deciphered (RFC 3711, RFC 7714). What is around the ciphers is here because a packet
-//! is to be written once: by the cipher, which reads what all players of a stream share, straight into the burst that it leaves with.
+//! is to be written once: by the cipher, which reads what all players of a stream share, straight into the burst that it leaves with. That of the
+//! oldest profile copies first.
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, Nonce, UnboundKey};
 use str0m::crypto::dtls::SrtpProfile;
@@ -130,7 +131,7 @@ impl Srtp {
                 seal(cipher, AeadAes128Gcm::rtp_iv(*salt, ssrc, roll_overs, sequence), header, (body, padding), rest)
             }
             Side::Cm { cipher, salt, key } => {
-                // It enciphers one piece.
+                // It enciphers one piece, and writes no more than that (str0m-aws-lc-rs 0.7; the trait does not say).
                 let whole = (padding > 0).then(|| [body, Padding::new(padding).bytes()].concat());
                 let body = whole.as_deref().unwrap_or(body);
                 let (sealed, tag) = rest.split_at_mut(body.len());
@@ -452,6 +453,8 @@ mod tests {
                 assert_eq!(heard.open(&sealed[180][..at]), None, "{profile}: {at} bytes");
             }
             assert_eq!(heard.open(&sealed[180]), Some(packet(180)), "{profile}");
+            let bye = [0x81, 203, 0, 1, 0, 0, 0, 9];
+            assert_eq!(srtp.rtcp(&bye).and_then(|sealed| heard.open(&sealed)).as_deref(), Some(&bye[..]), "{profile}");
             // Another SSRC counts by itself; and of many, those that were heard last are known.
             let mut other = end(true).0;
             let by = |ssrc: u8| [&[0x81, 201, 0, 7, 0, 0, 0, ssrc][..], &[1; 24]].concat();

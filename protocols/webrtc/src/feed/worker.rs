@@ -20,7 +20,7 @@ const ASK: Duration = Duration::from_millis(500);
 /// Where the clock of the media is behind ours by more than this they are tied anew. It is never before ours: what is there has been made.
 const APART: Duration = Duration::from_secs(5);
 
-/// Cuts what a reader gets, until nobody watches or nothing more comes.
+/// Cuts what a reader gets, until nobody watches, nothing more comes, or what comes is none that was agreed upon or can be shown.
 pub(super) struct Worker<'a> {
     feed: &'a Feed,
     video: Option<(TrackId, Cutter)>,
