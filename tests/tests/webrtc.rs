@@ -2,13 +2,14 @@
 //! strangers send does no harm.
 #![allow(clippy::unwrap_used, reason = "these are tests, helpers included")]
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use culvert_media::Codec;
 use culvert_node::camera::{AudioChoice, VideoChoice};
 use culvert_tests::browser::{SECONDS, browse, browse_all};
 use culvert_tests::cascade::Pair;
-use culvert_tests::ffmpeg::Media;
+use culvert_tests::ffmpeg::{Media, skipped};
 use culvert_tests::http::{Answer, exchange, request};
 use culvert_tests::lossy::Lossy;
 use culvert_tests::media::{Script, into_hub};
@@ -17,6 +18,7 @@ use culvert_tests::{Ffmpeg, TestNode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::process::Command;
 
 /// What chromium offers, in short: one codec of each kind.
 const OFFER: &str = include_str!("offer.sdp");
@@ -258,6 +260,65 @@ async fn ffmpeg_publishes_by_whip() {
     assert_eq!(node.stream("live/a").unwrap().publisher.protocol, "webrtc");
     drop(publisher);
     node.until_gone("live/a").await;
+}
+
+/// What GStreamer tells of it (`tests/gstreamer/webrtc.py`). None: it is not here, which is said.
+async fn gstreamer(test: &str, what: &str, url: &str, seconds: u64) -> Option<Value> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/gstreamer/webrtc.py");
+    // Debian's bindings are of Debian's Python.
+    let mut command = Command::new("/usr/bin/python3");
+    command.args([script, what, url, &seconds.to_string()]).kill_on_drop(true).stdin(Stdio::null());
+    let output = soon("GStreamer to say what came of it", command.output()).await;
+    let needs = "/usr/bin/python3 with python3-gi, gir1.2-gst-plugins-bad-1.0 and gstreamer1.0-nice";
+    let Some(output) = output.ok().filter(|output| output.status.code() != Some(77)) else {
+        skipped(test, needs);
+        return None;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    Some(serde_json::from_slice(&output.stdout).unwrap_or_else(|why| panic!("{why}: {said}")))
+}
+
+/// Its certificate is of RSA.
+#[tokio::test(flavor = "multi_thread")]
+async fn gstreamer_plays_and_publishes() {
+    let test = "gstreamer_plays_and_publishes";
+    let (Some(five), Some(nine)) = (Ffmpeg::five(test), Ffmpeg::nine(test)) else { return };
+    let node = TestNode::start("");
+    let _publisher = five.publish(Media::H264Aac, &node.url("rtmp", "/live/a"));
+    node.until_live("live/a").await;
+    let Some(played) = gstreamer(test, "whep", &node.url("http", "/whep/live/a"), SECONDS + 4).await else { return };
+    assert_eq!((&played["status"], &played["state"]), (&201.into(), &"connected".into()), "{played}");
+    // 25 pictures and 50 packets of sound a second; it takes two to be connected.
+    let (video, audio) = (played["video"].as_u64().unwrap(), played["audio"].as_u64().unwrap());
+    assert!(video >= SECONDS * 25 * 8 / 10 && audio >= SECONDS * 50 * 8 / 10, "{played}");
+    let url = node.url("http", "/whip/live/g");
+    let published = gstreamer(test, "whip", &url, SECONDS + 8);
+    let watched = async {
+        node.until_live("live/g").await;
+        nine.play(&node.url("http", "/play/live/g.mp4")).await.assert_clean(Media::H264Opus, "MP4 of GStreamer's WHIP");
+    };
+    let (published, ()) = tokio::join!(published, watched);
+    let published = published.unwrap();
+    assert_eq!((&published["status"], &published["state"]), (&201.into(), &"connected".into()), "{published}");
+}
+
+/// Whose certificate is another than the one that the offer names gets no keys (security.md S21).
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_who_the_offer_says_does_not_publish() {
+    let test = "who_is_not_who_the_offer_says_does_not_publish";
+    let node = TestNode::start("");
+    let url = node.url("http", "/whip/live/g");
+    let told = gstreamer(test, "forged", &url, 6);
+    let (told, seen) = tokio::join!(told, async {
+        let mut seen = false;
+        for _ in 0..50 {
+            seen |= node.stream("live/g").is_some_and(|stream| !stream.tracks.is_empty());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        seen
+    });
+    let Some(told) = told else { return };
+    assert!(told["status"] == 201 && told["state"] == "failed" && !seen, "{told}: {seen}");
 }
 
 async fn post(node: &TestNode, path: &str, kind: &str, body: &[u8]) -> Answer {

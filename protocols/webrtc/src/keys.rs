@@ -10,11 +10,13 @@ use str0m::crypto::dtls::{
 use str0m::crypto::{CryptoError, CryptoProvider, from_feature_flags};
 use str0m::{Rtc, RtcConfig};
 
+use crate::rsa::Rsa;
+
 static LIBRARY: LazyLock<CryptoProvider> = LazyLock::new(from_feature_flags);
 
 thread_local! {
-    /// Where the next instance that this thread makes puts what it agrees upon.
-    static NEXT: RefCell<Option<Keys>> = const { RefCell::new(None) };
+    /// Where the next instance that this thread makes puts what it agrees upon, and whether its peer's certificate may be of RSA.
+    static NEXT: RefCell<Option<(Keys, bool)>> = const { RefCell::new(None) };
 }
 
 /// What everything here computes with: the library's, and a DTLS that tells its keys.
@@ -22,10 +24,11 @@ pub(crate) fn provider() -> CryptoProvider {
     CryptoProvider { dtls_provider: &Telling, ..LIBRARY.clone() }
 }
 
-/// An agent of this configuration, which must have [`provider`]'s DTLS, and the place where its keys will be.
-pub(crate) fn build(config: RtcConfig, now: Instant) -> (Rtc, Keys) {
+/// An agent of this configuration, which must have [`provider`]'s DTLS, and the place where its keys will be. `may_be_rsa`: see
+/// [`crate::offer::Offer::may_be_rsa`].
+pub(crate) fn build(config: RtcConfig, now: Instant, may_be_rsa: bool) -> (Rtc, Keys) {
     let keys = Keys::default();
-    NEXT.set(Some(keys.clone()));
+    NEXT.set(Some((keys.clone(), may_be_rsa)));
     let rtc = config.build(now);
     NEXT.take();
     (rtc, keys)
@@ -77,11 +80,10 @@ impl DtlsProvider for Telling {
         version: DtlsVersion,
         mtu: Option<usize>,
     ) -> Result<Box<dyn DtlsInstance>, CryptoError> {
-        let inner = LIBRARY.dtls_provider.new_dtls(cert, now, version, mtu)?;
-        Ok(match NEXT.take() {
-            Some(keys) => Box::new(Tells { inner, keys }),
-            None => inner,
-        })
+        let usual = || LIBRARY.dtls_provider.new_dtls(cert, now, version, mtu);
+        let Some((keys, may_be_rsa)) = NEXT.take() else { return usual() };
+        let inner = if may_be_rsa { Box::new(Rsa::new(cert, mtu)?) } else { usual()? };
+        Ok(Box::new(Tells { inner, keys }))
     }
 }
 

@@ -23,6 +23,7 @@ mod out;
 mod peers;
 mod proof;
 mod routes;
+mod rsa;
 mod server;
 mod session;
 mod settings;

@@ -145,6 +145,19 @@ impl Offer {
         Ok(Offer { text, codecs })
     }
 
+    /// Whether the certificate of who offers may be of RSA, which the usual DTLS does not take. GStreamer makes such ones, and is told by how it names
+    /// media. Who names them alike and has another certificate is served as well.
+    pub(crate) fn may_be_rsa(&self) -> bool {
+        let counts = |mid: &str, kind: &str| {
+            let number = mid.strip_prefix(kind).unwrap_or_default();
+            !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
+        };
+        let is_gstreamers = |mid: &str| ["video", "audio", "application"].iter().any(|kind| counts(mid, kind));
+        // Who wants to be called is called as all others are.
+        let calls = !self.text.lines().any(|line| line == "a=setup:passive");
+        calls && self.text.lines().filter_map(|line| line.strip_prefix("a=mid:")).any(is_gstreamers)
+    }
+
     /// The names of what is offered, each once: for people.
     pub fn names(&self, kind: Kind) -> String {
         let mut names: Vec<&str> = Vec::new();
@@ -327,6 +340,19 @@ mod tests {
     fn chosen(track: &Track) -> Option<(u8, Option<u8>)> {
         let chosen = Offer::parse(OFFER.as_bytes()).unwrap().choose(track)?;
         Some((*chosen.payload_type, chosen.rtx.map(|rtx| *rtx)))
+    }
+
+    #[test]
+    fn gstreamer_is_told_by_how_it_names_media() {
+        let may_be = |lines: &str| {
+            let text = format!("v=0\r\nm=video 9 UDP/TLS/RTP/SAVPF 96\r\n{lines}");
+            Offer::parse(text.as_bytes()).unwrap().may_be_rsa()
+        };
+        assert!(may_be("a=setup:actpass\r\na=mid:video0\r\n") && may_be("a=mid:x\na=mid:audio12\na=setup:active\n"));
+        for other in ["", "a=mid:0\n", "a=mid:video\n", "a=mid:video0a\n", "a=mid:xvideo0\n", "a=mid:video-0\n"] {
+            assert!(!may_be(other), "{other}");
+        }
+        assert!(!may_be("a=setup:passive\r\na=mid:video0\r\n"), "it wants to be called");
     }
 
     #[test]

@@ -260,12 +260,9 @@ impl WebRtc {
         }
         choose(config.codec_config(), lines);
         let now = std::time::Instant::now();
-        let (mut rtc, keys) = if is_player {
-            let (rtc, keys) = keys::build(config, now);
-            (rtc, Some(keys))
-        } else {
-            (config.build(now), None)
-        };
+        let (mut rtc, keys) = keys::build(config, now, offer.may_be_rsa());
+        // What a publisher sends the agent deciphers.
+        let keys = is_player.then_some(keys);
         let own = addresses(&inner.settings, inner.listen, sender.host, sender.remote.ip());
         for address in &own {
             for candidate in candidates(*address, inner.udp.is_some()) {

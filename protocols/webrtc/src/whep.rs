@@ -91,6 +91,17 @@ pub(crate) enum Ended {
     Closed(&'static str),
 }
 
+impl Ended {
+    /// It had its time.
+    pub(crate) fn unconnected(link: &Link) -> Ended {
+        Ended::Lost(if link.is_found() {
+            "it found this node, and no keys were agreed upon (DTLS): see docs, WebRTC, \"When it does not work\""
+        } else {
+            "the peer did not find this node: see docs, WebRTC, \"Which ports\""
+        })
+    }
+}
+
 impl From<RtcError> for Ended {
     fn from(error: RtcError) -> Ended {
         Ended::Rtc(error)
@@ -159,7 +170,7 @@ impl Run<'_> {
             } else {
                 let until = if self.player.link.is_found() { deadline } else { unfound };
                 if Instant::now() >= until {
-                    return Err(Ended::Lost("the peer did not find this node: see docs, WebRTC, \"which ports\""));
+                    return Err(Ended::unconnected(&self.player.link));
                 }
                 limit.replace(until);
             }

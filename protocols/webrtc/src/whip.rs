@@ -170,7 +170,7 @@ impl Run<'_> {
                     return Err(Ended::Lost("it sent nothing any more"));
                 }
             } else if now >= if self.source.link.is_found() { deadline } else { unfound } {
-                return Err(Ended::Lost("the peer did not find this node: see docs, WebRTC, \"which ports\""));
+                return Err(Ended::unconnected(&self.source.link));
             }
             self.source.link.flush();
             let waiting = self.receiver.poll_timeout().map(Instant::from_std);
