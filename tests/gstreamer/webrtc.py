@@ -87,7 +87,8 @@ def came(_, pad):
 def post():
     offer = peer.get_property("local-description").sdp.as_text()
     if mode == "forged":
-        offer = re.sub(r"(a=fingerprint:sha-256 )..", r"\g<1>00", offer)
+        other = lambda found: found[1] + ("01" if found[2] == "00" else "00")
+        offer = re.sub(r"(a=fingerprint:sha-256 )(..)", other, offer)
     request = urllib.request.Request(url, offer.encode(), {"Content-Type": "application/sdp"})
     try:
         answer = urllib.request.urlopen(request)

@@ -22,10 +22,14 @@ pub const MASK: &str = "***";
 /// The name of a query value holds a secret when one of these words is in it (security.md S29), in any case.
 const SECRET_WORDS: [&str; 6] = ["token", "key", "secret", "auth", "sig", "password"];
 
+/// A library that warns of each thing a peer says that it does not know: whoever may post an offer could fill a disk.
+const TALKATIVE: &str = "rtc_dtls";
+
 /// Starts logging to standard error, and keeps the newest lines ([`after`]), once per process. `filter` is in the form of `RUST_LOG`, such as `info` or
 /// `info,culvert_rtmp=debug`.
 pub fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::builder().parse(filter).with_context(|| format!("the log filter {filter:?}"))?;
+    let text = if filter.contains(TALKATIVE) { filter.to_string() } else { format!("{filter},{TALKATIVE}=off") };
+    let filter = EnvFilter::builder().parse(&text).with_context(|| format!("the log filter {filter:?}"))?;
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let shown = match format {
         LogFormat::Text => layer.with_ansi(std::io::stderr().is_terminal()).boxed(),
