@@ -133,6 +133,9 @@ def changed(*_):
     told["state"] = peer.get_property("connection-state").value_nick
 
 
+# By itself it leaves the loopback out, and a machine may have nothing else.
+agent = peer.get_property("ice-agent")
+agent.emit("add-local-ip-address", "127.0.0.1")
 peer.connect("pad-added", came)
 peer.connect("notify::ice-gathering-state", gathered)
 peer.connect("notify::connection-state", changed)
